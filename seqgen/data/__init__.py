@@ -1,0 +1,1 @@
+"""From a raw interaction log to batches of sequences: sources, preparation, sequences, data module."""

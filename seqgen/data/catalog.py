@@ -1,0 +1,101 @@
+"""What a model may know of the data when it is built: the items, the users and the training sequences."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequences:
+    """All users' items in one flat tensor: user u owns `values[offsets[u]:offsets[u + 1]]`, oldest first.
+
+    Attributes:
+        values: Item ids 1..num_items, (num_interactions,), int32.
+        offsets: (num_users + 1,), int64.
+    """
+
+    values: Tensor
+    offsets: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        """Number of items of each user, (num_users,)."""
+        return self.offsets.diff()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalog:
+    """The items and users of a prepared data set.
+
+    Attributes:
+        fingerprint: Hash of the raw files and the preparation; two catalogues with one fingerprint are the same.
+        num_items: Items are numbered 1..num_items; 0 is padding.
+        num_users: Users are numbered 0..num_users - 1.
+        item_counts: Interactions of each item in the training part, (num_items + 1,); entry 0 is 0.
+        item_ids: Original ids; item i is `item_ids[i - 1]`.
+        user_ids: Original ids; user u is `user_ids[u]`.
+        titles: Titles in the order of `item_ids`, where known.
+        categories: Categories of each item in the order of `item_ids`, where known.
+        train: The training part of every user; there when a model is built, not in a checkpoint.
+        truth: For generated data, what its true next-item probabilities are made of; not in a checkpoint.
+    """
+
+    fingerprint: str
+    num_items: int
+    num_users: int
+    item_counts: Tensor
+    item_ids: list[Any]
+    user_ids: list[Any]
+    titles: list[str] | None = None
+    categories: list[list[str]] | None = None
+    train: Sequences | None = field(default=None, repr=False)
+    truth: dict[str, Any] | None = field(default=None, repr=False)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: plain containers and tensors, so that `torch.load(weights_only=True)` reads it."""
+        kept = ("fingerprint", "num_items", "num_users", "item_counts", "item_ids", "user_ids", "titles", "categories")
+        return {name: getattr(self, name) for name in kept}
+
+
+def ragged(start: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of rows of different length in a flat tensor.
+
+    Args:
+        start: First index of each row, (B,).
+        length: Number of elements of each row, (B,).
+
+    Returns:
+        For all elements of all rows, one row after another: the row and the index, both (sum of length,).
+    """
+    row = torch.repeat_interleave(length)
+    within = torch.arange(len(row), device=row.device) - (length.cumsum(0) - length)[row]
+    return row, start[row] + within
+
+
+def count_transitions(
+    sequences: Sequences, *, num_items: int, time_span: int = 1, last: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Count ordered pairs (i, j), j following i at a distance of 1 to `time_span`, over all sequences.
+
+    Args:
+        sequences: The training part.
+        num_items: Size of the catalogue.
+        time_span: Largest distance counted.
+        last: Only the last so many items of each sequence count; None for all.
+
+    Returns:
+        Distinct pairs sorted by (i, j) and how often each occurs: `head (P,)`, `tail (P,)`, `count (P,)`, int64.
+    """
+    values, lengths = sequences.values.long(), sequences.lengths
+    user = torch.repeat_interleave(lengths)
+    if last is not None:
+        from_end = sequences.offsets[1:].repeat_interleave(lengths) - torch.arange(len(values))
+        values, user = values[from_end <= last], user[from_end <= last]
+    keys = []
+    for distance in range(1, time_span + 1):
+        same_user = user[distance:] == user[:-distance]
+        keys.append((values[:-distance] * (num_items + 1) + values[distance:])[same_user])
+    pairs, count = torch.cat(keys).unique(return_counts=True)
+    return pairs // (num_items + 1), pairs % (num_items + 1), count

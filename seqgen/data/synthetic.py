@@ -1,0 +1,115 @@
+"""Generated interactions whose true next-item probabilities are known.
+
+A user's next item is drawn from
+
+    p(next | user, last)  proportional to  transition[last] * a + taste[user] * b + popularity * c
+
+over the items not yet seen (no repeats). `model=oracle` ranks by these probabilities: no model can do better on average,
+so they are the yardstick of what is left to learn.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from seqgen.data.sources import Source
+from seqgen.errors import UserError
+
+START = 1_600_000_000  # Unix seconds of the earliest possible first interaction
+
+
+def synthetic(
+    *,
+    num_users: int = 2000,
+    num_items: int = 500,
+    num_categories: int = 25,
+    min_length: int = 8,
+    max_length: int = 40,
+    transition_weight: float = 0.55,
+    taste_weight: float = 0.35,
+    popularity_weight: float = 0.10,
+    seed: int = 7,
+) -> Source:
+    """A generated set.
+
+    Args:
+        num_users: Number of users.
+        num_items: Number of items.
+        num_categories: Items are spread evenly over so many; tastes are over categories.
+        min_length: Shortest history.
+        max_length: Longest history.
+        transition_weight: Weight a of the transition from the last item.
+        taste_weight: Weight b of the user's latent taste.
+        popularity_weight: Weight c of popularity.
+        seed: Of the generator; independent of the run's seed, so that all runs see the same data.
+    """
+    parameters = dict(locals())
+    if not 3 <= min_length <= max_length < num_items:
+        raise UserError(
+            f"data.source.min_length={min_length} and max_length={max_length} must satisfy 3 <= min_length <= "
+            f"max_length < num_items={num_items}."
+        )
+    if not 1 <= num_categories <= num_items:
+        raise UserError(f"data.source.num_categories={num_categories} must lie between 1 and num_items={num_items}.")
+    weights = (transition_weight, taste_weight, popularity_weight)
+    if min(weights) < 0 or sum(weights) == 0:
+        raise UserError(f"The weights {weights} of data.source must not be negative, and not all zero.")
+    return Source(
+        name="synthetic",
+        parameters=parameters,
+        interactions=partial(_draw, parameters),
+        items=partial(_items, num_items, num_categories),
+        truth=partial(_truth, parameters),
+    )
+
+
+def _truth(parameters: dict[str, Any]) -> dict[str, np.ndarray]:
+    """`transition (I, I)`, `taste (U, I)` and `popularity (I,)`, each weighted, by original ids."""
+    rng = np.random.default_rng(parameters["seed"])
+    users, items, categories = parameters["num_users"], parameters["num_items"], parameters["num_categories"]
+    popularity = rng.permutation(1.0 / np.arange(1, items + 1) ** 0.8)
+    popularity /= popularity.sum()
+    # Each item has a few likely successors, the first far more likely than the last.
+    transition = np.zeros((items, items))
+    successors = np.stack([rng.choice(items - 1, size=5, replace=False) for _ in range(items)])
+    successors += successors >= np.arange(items)[:, None]
+    np.put_along_axis(transition, successors, np.array([0.4, 0.25, 0.15, 0.12, 0.08]), axis=1)
+    # Each user likes a few categories; within one, all items alike.
+    liked = rng.dirichlet(np.full(categories, 0.06), size=users)
+    member = np.arange(items) % categories
+    taste = liked[:, member] / np.bincount(member)[member]
+    return {
+        "transition": parameters["transition_weight"] * transition,
+        "taste": parameters["taste_weight"] * taste,
+        "popularity": parameters["popularity_weight"] * popularity,
+    }
+
+
+def _draw(parameters: dict[str, Any]) -> pl.LazyFrame:
+    truth = _truth(parameters)
+    rng = np.random.default_rng([parameters["seed"], 1])
+    users, longest = parameters["num_users"], parameters["max_length"]
+    lengths = rng.integers(parameters["min_length"], longest + 1, size=users)
+    everyone = np.arange(users)
+    standing = truth["taste"] + truth["popularity"]
+    seen = np.zeros(standing.shape, dtype=bool)
+    drawn = np.empty((users, longest), dtype=np.int64)
+    for step in range(longest):
+        weight = standing + (truth["transition"][drawn[:, step - 1]] if step else 0.0)
+        cumulative = np.where(seen, 0.0, weight).cumsum(axis=1)
+        point = rng.random(users) * cumulative[:, -1]
+        drawn[:, step] = (cumulative <= point[:, None]).sum(axis=1)
+        seen[everyone, drawn[:, step]] = True
+    gaps = rng.exponential(86_400, size=drawn.shape).astype(np.int64) + 1
+    times = START + rng.integers(0, 365 * 86_400, size=(users, 1)) + gaps.cumsum(axis=1)
+    real = np.arange(longest) < lengths[:, None]
+    user = np.broadcast_to(everyone[:, None], drawn.shape)[real]
+    return pl.LazyFrame({"user_id": user, "item_id": drawn[real], "timestamp": times[real]})
+
+
+def _items(num_items: int, num_categories: int) -> pl.DataFrame:
+    names = [f"item {i}" for i in range(num_items)]
+    categories = [[f"category {i % num_categories}"] for i in range(num_items)]
+    return pl.DataFrame({"item_id": range(num_items), "title": names, "categories": categories})

@@ -1,0 +1,148 @@
+"""Embedding, block and encoder: the parts that all attention-based models share.
+
+    b rows, l columns, r query rows (l, or 1 when only the newest is asked for), D width
+
+A block owns its normalisations, whatever the attention inside. With S(x) the attention's query source (mostly x itself):
+
+    query  q = LN(S(x));  y = LN(q + Attention(q, x));   out = y + FFN(y)      SASRec and MQSA-TED: the residual is the
+                                                                               normalised query; key and value are raw
+    post   s = S(x);      y = LN(s + Attention(s, x));   out = LN(y + FFN(y))  Transformer, CDDRec, GenAtt
+    pre    n = LN(x);     y = x + Attention(LN(S(x)), n); out = y + FFN(LN(y))
+
+After the last block `query` and `pre` normalise once more.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqgen.attention import Aux, Branches, SequenceMask, check_probability, glorot_linear
+from seqgen.errors import UserError
+
+Norm = Literal["query", "post", "pre"]
+Activation = Literal["relu", "gelu", "silu"]
+NORM_EPS = 1e-12
+
+
+class SequenceEmbedding(nn.Module):
+    """Item embedding plus learned position embedding, with dropout.
+
+    Positions count from the newest item (0), so padding never changes them. Items are scaled by sqrt(D), positions are
+    not (SASRec's and MQSA-TED's code). Row 0 of the item table is padding: zero, and never trained.
+    """
+
+    def __init__(self, *, num_items: int, hidden_dim: int, max_len: int, dropout: float, init_std: float = 0.01) -> None:
+        super().__init__()
+        check_probability("model.dropout", dropout)
+        self.item = nn.Embedding(num_items + 1, hidden_dim, padding_idx=0)
+        self.position = nn.Embedding(max_len, hidden_dim)
+        nn.init.normal_(self.item.weight[1:], std=init_std)
+        nn.init.normal_(self.position.weight, std=init_std)
+        self.dropout, self.scale = nn.Dropout(dropout), hidden_dim**0.5
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """Items (b, l), lengths (b,) -> (b, l, D)."""
+        column = torch.arange(items.shape[1], device=items.device)
+        position = (lengths[:, None] - 1 - column).clamp(min=0)
+        return self.dropout(self.scale * self.item(items) + self.position(position))
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward network with their residuals and normalisations."""
+
+    def __init__(
+        self, attention: nn.Module, *, hidden_dim: int, ffn_dim: int, activation: Activation, norm: Norm, dropout: float
+    ) -> None:
+        super().__init__()
+        self.attention, self.norm = attention, norm
+        self.norm_attention, self.norm_ffn = (nn.LayerNorm(hidden_dim, eps=NORM_EPS) for _ in range(2))
+        self.inner, self.outer = glorot_linear(hidden_dim, ffn_dim), glorot_linear(ffn_dim, hidden_dim)
+        self.activation: Callable[[Tensor], Tensor] = getattr(F, activation)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: SequenceMask, progress: float) -> tuple[Tensor, Aux]:
+        """(b, l, D) -> (b, r, D) and the attention's auxiliary losses."""
+        source: Tensor = self.attention.source(x, mask) if hasattr(self.attention, "source") else x
+        source = mask.query_rows(source)
+        if self.norm == "query":
+            query = self.norm_attention(source)
+            attended, aux = self.attention(query, x, mask, progress)
+            y = self.norm_ffn(query + attended)
+            return y + self._feed_forward(y), aux
+        if self.norm == "post":
+            attended, aux = self.attention(source, x, mask, progress)
+            y = self.norm_attention(source + self.dropout(attended))
+            return self.norm_ffn(y + self._feed_forward(y)), aux
+        attended, aux = self.attention(self.norm_attention(source), self.norm_attention(x), mask, progress)
+        y = mask.query_rows(x) + self.dropout(attended)
+        return y + self._feed_forward(self.norm_ffn(y)), aux
+
+    def _feed_forward(self, y: Tensor) -> Tensor:
+        return self.dropout(self.outer(self.dropout(self.activation(self.inner(y)))))
+
+
+class Encoder(nn.Module):
+    """One stack of blocks per branch of the attention, all on the same input; the outputs are added with their weights.
+
+    A branch of weight 0 is not built.
+
+    Raises:
+        UserError: A setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        attention: Branches,
+        *,
+        hidden_dim: int,
+        num_layers: int,
+        ffn_dim: int,
+        activation: Activation,
+        norm: Norm,
+        dropout: float,
+        max_len: int,
+    ) -> None:
+        super().__init__()
+        for name, value in {"hidden_dim": hidden_dim, "num_layers": num_layers, "ffn_dim": ffn_dim}.items():
+            if value < 1:
+                raise UserError(f"model.{name}={value} must be at least 1.")
+        for name, choice, choices in (("norm", norm, Norm), ("activation", activation, Activation)):
+            if choice not in get_args(choices):
+                raise UserError(f"model.{name}={choice} is not one of {', '.join(get_args(choices))}.")
+        block = {"hidden_dim": hidden_dim, "ffn_dim": ffn_dim, "activation": activation, "norm": norm, "dropout": dropout}
+        self.weights = [weight for weight, _ in attention if weight != 0]
+        self.stacks = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        for weight, make_layer in attention:
+            if weight != 0:
+                layers = [make_layer(hidden_dim=hidden_dim, max_len=max_len) for _ in range(num_layers)]
+                self.stacks.append(nn.ModuleList(Block(layer, **block) for layer in layers))  # type: ignore[arg-type]
+                normed = norm in ("query", "pre")
+                self.norms.append(nn.LayerNorm(hidden_dim, eps=NORM_EPS) if normed else nn.Identity())
+
+    def forward(
+        self, x: Tensor, lengths: Tensor, *, last_only: bool = False, progress: float = 1.0
+    ) -> tuple[Tensor, Aux]:
+        """(b, l, D), lengths (b,) -> (b, l, D), or (b, D) at the newest position; auxiliary losses summed over layers."""
+        every, newest = SequenceMask(lengths, x.shape[1]), SequenceMask(lengths, x.shape[1], last=True)
+        outputs, auxes = [], []
+        for weight, stack, norm in zip(self.weights, self.stacks, self.norms, strict=True):
+            hidden = x
+            for depth, block in enumerate(stack):  # type: ignore[arg-type]
+                only_newest = last_only and depth == len(stack) - 1  # type: ignore[arg-type]
+                hidden, aux = block(hidden, newest if only_newest else every, progress)
+                auxes.append(aux)
+            outputs.append(weight * norm(hidden))
+        blended = torch.stack(outputs).sum(dim=0) if len(outputs) > 1 else outputs[0]
+        return blended[:, 0] if last_only else blended, _summed(auxes)
+
+
+def _summed(auxes: list[Aux]) -> Aux:
+    total: Aux = {}
+    for aux in auxes:
+        for name, (value, weight) in aux.items():
+            total[name] = (total[name][0] + value if name in total else value, weight)
+    return total

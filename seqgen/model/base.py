@@ -1,0 +1,240 @@
+"""What every model shares: the loop over groups, the objective, full ranking, the optimiser, checks of a checkpoint.
+
+    B rows of a batch, N targets, b rows and l columns of a group, D width, I items
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytorch_lightning as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from seqgen.attention import Aux
+from seqgen.data.catalog import Catalog
+from seqgen.data.sequences import SequenceBatch
+from seqgen.errors import UserError
+from seqgen.metrics import RankingMetrics, target_ranks, top_items
+
+Loss = Callable[[Tensor, Tensor, Tensor, SequenceBatch], Tensor]
+MakeOptimizer = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
+MakeScheduler = Callable[[Optimizer], LRScheduler]
+
+
+class SequentialRecommender(L.LightningModule):
+    """Base class of all models.
+
+    A model whose score is a dot product of a user state and an item vector gives `encode` and `item_vectors`; any other
+    overrides `scores`. A model that is not fitted by gradient sets `trainable = False`.
+
+    Args:
+        catalog: The items and users; what else a model needs to know of the data.
+        metrics_k: List lengths K of the metrics.
+        loss: The objective over flat hidden states; None where a model has its own, or none.
+        optimizer: Makes the optimiser from the parameters.
+        scheduler: Makes the learning-rate schedule, stepped once an epoch.
+    """
+
+    trainable = True
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        metrics_k: Sequence[int],
+        loss: Loss | None = None,
+        optimizer: MakeOptimizer | None = None,
+        scheduler: MakeScheduler | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_items, self.catalog_state = catalog.num_items, catalog.state()
+        self.loss_function, self.make_optimizer, self.make_scheduler = loss, optimizer, scheduler
+        self.metrics = torch.nn.ModuleDict(
+            {split: RankingMetrics(catalog.item_counts, k=metrics_k) for split in ("val", "test")}
+        )
+        self.max_k = max(metrics_k)
+        self.config: dict[str, Any] = {}  # the run's composed configuration, kept in checkpoints
+        self.evaluated: dict[str, float] = {}  # the newest metrics in full precision
+        self.ranked: list[dict[str, Tensor]] = []  # case, rank and top of every tested row
+        self.num_steps: float | None = None
+
+    # What a model gives.
+
+    def encode(self, items: Tensor, lengths: Tensor, *, last_only: bool = False) -> tuple[Tensor, Aux]:
+        """Items (b, l), lengths (b,) -> hidden states (b, l, D), or (b, D) of the newest position; auxiliary losses."""
+        raise TypeError(f"{type(self).__name__} has no hidden states.")
+
+    @property
+    def item_vectors(self) -> Tensor:
+        """What a user state is multiplied with, (I + 1, D); row 0 is padding."""
+        raise TypeError(f"The score of {type(self).__name__} is no dot product, so it has no item vectors.")
+
+    def loss(self, batch: SequenceBatch) -> dict[str, Tensor]:
+        """The parts of the objective and their weighted sum, `total`."""
+        return self.weighted(self.recommendation(batch))
+
+    def scores(self, batch: SequenceBatch) -> Tensor:
+        """Score of every item for every row, (B, I + 1); column 0 is padding and not looked at."""
+        return self.user_state(batch) @ self.item_vectors.T
+
+    # What the base does with it.
+
+    def recommendation(self, batch: SequenceBatch) -> Aux:
+        """The next-item loss at every real position, and the auxiliary losses of the layers: name -> (value, weight)."""
+        assert self.loss_function is not None
+        hidden, parts = [], {}
+        for group in batch.groups:
+            states, aux = self.encode(group.items, group.lengths)
+            hidden.append(states.flatten(0, 1)[group.flat_index])
+            share = len(group.flat_index) / batch.normalizer
+            for name, (value, weight) in aux.items():
+                parts[name] = (share * value + (parts[name][0] if name in parts else 0.0), weight)
+        states = torch.cat(hidden)  # (N, D)
+        value = self.loss_function(states, self.item_vectors, batch.targets, batch)
+        return {"recommendation": (value, 1.0), **parts}
+
+    @staticmethod
+    def weighted(parts: Aux) -> dict[str, Tensor]:
+        """Raw values of the parts, and `total`, the sum of weight x value."""
+        total = torch.stack([weight * value for value, weight in parts.values()]).sum()
+        return {"total": total, **{name: value for name, (value, _) in parts.items()}}
+
+    def user_state(self, batch: SequenceBatch) -> Tensor:
+        """Hidden state at the newest position of each row, (B, D)."""
+        state = self.item_vectors.new_zeros(len(batch), self.item_vectors.shape[1])
+        for group in batch.groups:
+            hidden, _ = self.encode(group.items, group.lengths, last_only=True)
+            state[group.rows] = hidden.to(state.dtype)
+        return state
+
+    def ranking_scores(self, batch: SequenceBatch) -> Tensor:
+        """Scores with padding and seen items at -inf, (B, I + 1): what is ranked."""
+        scores = self.scores(batch)
+        scores[:, 0] = float("-inf")
+        scores[batch.seen_rows, batch.seen_items] = float("-inf")
+        return scores
+
+    @property
+    def progress(self) -> float:
+        """Share of training done, 0 to 1; 1 outside a fit."""
+        return min(1.0, self.global_step / self.num_steps) if self.num_steps else 1.0
+
+    def compile_network(self) -> None:
+        """Compile the encoder in place, which keeps the names in a checkpoint.
+
+        Raises:
+            UserError: The model has no network.
+        """
+        if not hasattr(self, "encoder"):
+            raise UserError(f"compile=true has no effect: {type(self).__name__} has no network; set compile=false.")
+        self.encoder.compile(dynamic=True)
+
+    # Lightning's hooks.
+
+    def on_fit_start(self) -> None:
+        """Learn how long training is, for warm-ups."""
+        self.num_steps = float(self.trainer.estimated_stepping_batches)
+
+    def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
+        """One step of the objective."""
+        parts = self.loss(batch)
+        total = parts.pop("total")
+        # Without a batch size of its own each batch weighs the same in the epoch's mean.
+        how: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True}
+        self.log("train/loss", total.detach(), **how, prog_bar=True)
+        if len(parts) > 1:
+            self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, **how)
+        return total
+
+    def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
+        """Rank the targets of a batch."""
+        self._rank(batch, "val")
+
+    def test_step(self, batch: SequenceBatch, batch_idx: int) -> None:
+        """Rank the targets of a batch, and keep the ranks."""
+        ranks, top = self._rank(batch, "test")
+        self.ranked.append({"case": batch.cases.cpu(), "rank": ranks.cpu(), "top": top.int().cpu()})
+
+    def _rank(self, batch: SequenceBatch, split: str) -> tuple[Tensor, Tensor]:
+        scores = self.ranking_scores(batch)
+        ranks, top = target_ranks(scores, batch.targets), top_items(scores, self.max_k)
+        self.metrics[split].update(ranks, top)
+        return ranks, top
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the ranks of an earlier test."""
+        self.ranked = []
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of all cases."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of all cases."""
+        self._log_metrics("test")
+
+    def _log_metrics(self, split: str) -> None:
+        metric = self.metrics[split]
+        assert isinstance(metric, RankingMetrics)
+        values = {f"{split}/{name}": value for name, value in metric.compute().items()}
+        metric.reset()
+        self.evaluated |= {name: float(value) for name, value in values.items()}
+        self.log_dict({name: value.float() for name, value in values.items()})
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser, and the schedule where there is one."""
+        assert self.make_optimizer is not None
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the catalogue and the configuration, so that a checkpoint can be used without the run's folder."""
+        checkpoint["seqgen"] = {"model": _name(self), "catalog": self.catalog_state, "config": self.config}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another model, another catalogue or other sizes.
+
+        Raises:
+            UserError: Says what differs.
+        """
+        kept = checkpoint.get("seqgen")
+        if kept is None:
+            raise UserError("ckpt_path names a checkpoint that seqgen did not write.")
+        if kept["model"] != _name(self):
+            raise UserError(f"ckpt_path holds a {kept['model']}, but this run builds a {_name(self)}; choose that model.")
+        theirs, ours = kept["catalog"]["fingerprint"], self.catalog_state["fingerprint"]
+        if theirs != ours:
+            raise UserError(
+                f"ckpt_path was trained on a catalogue of {kept['catalog']['num_items']} items (fingerprint {theirs}), "
+                f"but this run's data has {self.num_items} (fingerprint {ours}); choose the same data and data settings."
+            )
+        own = {name: value.shape for name, value in self.state_dict().items()}
+        if own != {name: value.shape for name, value in checkpoint["state_dict"].items()}:
+            raise UserError(
+                "ckpt_path holds a network of another shape"
+                + _differences(kept["config"], self.config)
+                + "; build the same network."
+            )
+
+
+def _name(model: SequentialRecommender) -> str:
+    return f"{type(model).__module__}.{type(model).__qualname__}"
+
+
+def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    def flat(node: dict[str, Any], prefix: str) -> dict[str, Any]:
+        found = {}
+        for key, value in node.items():
+            found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        return found
+
+    differing = []
+    for group in ("attention", "model", "diffusion"):
+        a, b = (flat(config.get(group) or {}, f"{group}.") for config in (theirs, ours))
+        differing += [f"{key}={a.get(key)}" for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
+    own = [text for text in differing if not text.startswith("model.attention.")]  # model.attention repeats attention
+    return f", trained with {', '.join(own)}" if own else ""

@@ -1,0 +1,51 @@
+"""Transition: a first-order Markov chain. What most often came right after the newest item, in anybody's training part.
+
+Simple, and hard to beat on short sequences: a model that does not beat it has learned nothing from longer context.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from seqgen.data.catalog import Catalog, count_transitions, ragged
+from seqgen.data.sequences import SequenceBatch
+from seqgen.model.base import SequentialRecommender
+
+
+class Transition(SequentialRecommender):
+    """Scores by the number of transitions from the newest item; ties by popularity, then by id.
+
+    Args:
+        catalog: The items, and the training sequences that are counted.
+        max_len: Only the last so many training items of a user count.
+        metrics_k: List lengths of the metrics.
+    """
+
+    trainable = False
+    offsets: Tensor
+    tails: Tensor
+    counts: Tensor
+    tie_break: Tensor
+
+    def __init__(self, *, catalog: Catalog, max_len: int, metrics_k: Sequence[int]) -> None:
+        super().__init__(catalog=catalog, metrics_k=metrics_k)
+        assert catalog.train is not None
+        head, tail, count = count_transitions(catalog.train, num_items=catalog.num_items, last=max_len)
+        rows = catalog.num_items + 1
+        by_popularity = catalog.item_counts.argsort(descending=True, stable=True)
+        tie_break = torch.empty(rows, dtype=torch.float64)
+        tie_break[by_popularity] = torch.arange(rows, 0, -1, dtype=torch.float64) / (rows + 1)  # below one transition
+        self.register_buffer("offsets", torch.cat([torch.zeros(1).long(), head.bincount(minlength=rows).cumsum(0)]))
+        self.register_buffer("tails", tail)
+        self.register_buffer("counts", count.double())
+        self.register_buffer("tie_break", tie_break)
+
+    def scores(self, batch: SequenceBatch) -> Tensor:
+        """Transitions from the newest item plus a tie break below 1, (B, I + 1)."""
+        newest = batch.newest()
+        start = self.offsets[newest]
+        row, place = ragged(start, self.offsets[newest + 1] - start)
+        scores = self.tie_break.repeat(len(batch), 1)
+        scores[row, self.tails[place]] += self.counts[place]
+        return scores

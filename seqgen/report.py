@@ -1,0 +1,335 @@
+"""One table over finished runs: means over seeds, and paired differences to a baseline.
+
+``python -m seqgen.report outputs/...`` reads each run's ``results.json`` and ``ranks.parquet`` and nothing else,
+and imports neither torch nor Lightning. Below, in order: runs, found and read; groups of runs, equal but for the
+seed, a row each; paired differences, by the rank of each test case; the table, the CSV and the command line.
+"""
+
+import argparse
+import difflib
+import json
+import os
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from seqgen.errors import UserError
+
+DEFAULT_METRICS = "test/hr@10 test/ndcg@10 test/mrr test/coverage@10 test/novelty@10 train_epoch_s".split()
+IGNORED = {"seed", "paths", "task", "tags", "logger", "print_config", "hydra", "progress"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the report takes from one finished run."""
+
+    folder: Path
+    modified: int
+    run_id: str
+    seed: int
+    names: list[str]  # of model, attention and data
+    data: tuple[str, str]  # what two runs must share to be compared
+    settings: dict[str, str]  # dotted key -> JSON text, equal in all seeds of a group
+    numbers: dict[str, float]  # what a column can show
+
+
+def _flatten(value: Any, key: str = "") -> dict[str, str]:
+    if not isinstance(value, dict) or not value:
+        return {key[1:]: json.dumps(value, sort_keys=True)}
+    return {k: text for name, item in value.items() for k, text in _flatten(item, f"{key}.{name}").items()}
+
+
+def _settings(config: dict[str, Any]) -> dict[str, str]:
+    text = json.dumps({key: value for key, value in config.items() if key not in IGNORED})
+    # A resolved config repeats the run's own folder outside `paths`, say as a callback's dirpath: left in, it
+    # would make every run a group of its own.
+    paths = [path for path in (config.get("paths") or {}).values() if str(path).startswith("/")]
+    for path in sorted(paths, key=len, reverse=True):
+        text = text.replace(json.dumps(path)[1:-1], "${paths}")
+    return _flatten(json.loads(text))
+
+
+def _read(file: Path) -> Run | str:
+    """Read one results.json: a run, or the line to print where it has not finished."""
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        if results["status"] != "finished":
+            reason = f": {results['error']}" if results.get("error") else ""
+            return f"not in the table: {file.parent} is {results['status']}{reason}"
+        numbers = {**results["metrics"], "parameters": results["parameters"]}
+        if epochs := results["timing"].get("train_epoch_s"):
+            numbers["train_epoch_s"] = np.median(epochs)  # the first one pays for compilation and cold caches
+        numbers = {name: float(value) for name, value in numbers.items() if value is not None}
+        names = [results["choices"].get(name) or "none" for name in ("model", "attention", "data")]
+        names = ["-" if name == "none" else name for name in names]
+        data = (names[2], results["data"]["fingerprint"])
+        settings = {**_settings(results["config"]), "data.fingerprint": data[1]}
+        modified = file.stat().st_mtime_ns
+        return Run(file.parent, modified, results["run_id"], results["seed"], names, data, settings, numbers)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = f"no key {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{file} is broken ({reason}): delete it or run again") from None
+
+
+def _find(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
+    """Find the finished runs below some folders, each once, and a line for each run left out."""
+    files: dict[str, Path] = {}
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise UserError(f"there is no folder {folder}")
+        files |= {str(file.resolve()): file for file in folder.rglob("results.json")}
+    # Job 10 comes after job 9.
+    order = sorted(files, key=lambda name: [(s, int(n or 0)) for s, n in re.findall(r"(\D+)(\d*)", name)])
+    found = [_read(files[name]) for name in order]
+    runs = [run for run in found if isinstance(run, Run)]
+    notes = [line for line in found if isinstance(line, str)]
+    if not runs:
+        raise UserError("; ".join([f"no finished run under {', '.join(map(str, folders))}", *notes]))
+    # By settings too: run_id covers tags and task, so that under another tag the same seed would count twice.
+    for key in (lambda run: (run.run_id, run.seed), lambda run: (run.seed, *sorted(run.settings.items()))):
+        kept: dict[Any, Run] = {}
+        for run in runs:
+            other = kept.setdefault(key(run), run)
+            if other is not run:
+                newer = kept[key(run)] = max(run, other, key=lambda each: each.modified)
+                notes.append(f"{other.folder} and {run.folder} are one run: took the newer, {newer.folder}")
+        runs = list(kept.values())
+    return runs, notes
+
+
+def _group(runs: list[Run]) -> dict[str, list[Run]]:
+    """Group runs over seeds: label -> runs, in the order of the rows."""
+    same: dict[Any, list[Run]] = defaultdict(list)
+    for run in runs:
+        same[tuple(sorted(run.settings.items()))].append(run)
+    labels = {key: " / ".join(group[0].names) for key, group in same.items()}
+    for label in set(labels.values()):
+        alike = [key for key in same if labels[key] == label]
+        seen = set()
+        for name in sorted({name for key in alike for name, _ in key}, key=lambda n: (n.count("."), n)):
+            values = [dict(key).get(name) for key in alike]
+            # `model.attention` is a resolved copy of `attention`: the shorter key stands for both.
+            mark = (name.rpartition(".")[2], *values)
+            if len(set(values)) > 1 and mark not in seen:
+                seen.add(mark)
+                for key, value in zip(alike, values, strict=True):
+                    labels[key] += "" if value is None else f", {name}={value.strip(chr(34))}"
+    order = list(dict.fromkeys(run.data for run in runs))
+    rows = sorted(same, key=lambda key: (same[key][0].data[0], order.index(same[key][0].data)))
+    return {labels[key]: same[key] for key in rows}
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    return f"did you mean {difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)[0]}?"
+
+
+def _baselines(groups: dict[str, list[Run]], name: str | None) -> dict[tuple[str, str], str]:
+    """Find the label of each data set's baseline: its first row, or the only group of that name."""
+    found: dict[tuple[str, str], str] = {}
+    known: list[str] = []
+    for label, (run, *_) in groups.items():
+        extra = label.removeprefix(" / ".join(run.names)).replace(" ", "")
+        known += (names := ["/".join(run.names[:n]) + end for end in ("", extra) for n in (1, 2, 3)])
+        if name is None:
+            found.setdefault(run.data, label)
+        elif name.replace(" ", "") in names and found.setdefault(run.data, label) != label:
+            raise UserError(f"baseline {name} fits '{found[run.data]}' and '{label}': write one of the two")
+    if not found:
+        raise UserError(f"unknown baseline {name}: {_nearest(str(name), known)}")
+    return found
+
+
+def _values(rank: np.ndarray, compare: str) -> np.ndarray:
+    match = re.fullmatch(r"test/(?:(ndcg|hr)@([1-9]\d*)|mrr)", compare)
+    if not match:
+        raise UserError(f"cannot compare {compare}: use test/ndcg@K, test/hr@K or test/mrr")
+    if not match[1]:
+        return 1 / rank
+    return np.where(rank <= int(match[2]), 1 / np.log2(rank + 1) if match[1] == "ndcg" else 1.0, 0.0)
+
+
+def _cases(run: Run, compare: str) -> tuple[pl.DataFrame, np.ndarray]:
+    """Read a run's test cases, sorted by user and target, and their values."""
+    file = run.folder / "ranks.parquet"
+    if not file.is_file():
+        raise UserError(f"{file} is missing: run again with test=true, or leave {run.folder} out")
+    try:
+        cases = pl.read_parquet(file, columns=["user", "target", "rank"]).sort("user", "target")
+        rank = cases["rank"].cast(pl.Int64).to_numpy()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{file} is broken ({str(error).splitlines()[0]}): run again") from None
+    if not len(rank) or not (rank >= 1).all():
+        raise UserError(f"{file} is broken (no test case, or a rank below 1): run again")
+    return cases.drop("rank"), _values(rank, compare)
+
+
+def _intervals(sums: np.ndarray, counts: np.ndarray, samples: int, seed: int) -> np.ndarray:
+    """Resample users: 95 % intervals (2, groups) of sums (users, groups) over counts (users,) of cases."""
+    generator = np.random.default_rng(seed)
+    means = np.empty((samples, sums.shape[1]))
+    for mean in means:  # one sample at a time, for all groups: no array grows with users x samples
+        weights = np.bincount(generator.integers(len(counts), size=len(counts)), minlength=len(counts))
+        mean[:] = weights @ sums / (weights @ counts)
+    return np.percentile(means, [2.5, 97.5], axis=0)
+
+
+def _differences(groups: dict[str, list[Run]], baseline: str, compare: str, samples: int, seed: int) -> Any:
+    """Compare the groups of one data set to the baseline: label -> difference, low, high."""
+    keys, _ = _cases(groups[baseline][0], compare)
+    means = {}
+    for label, group in groups.items():
+        means[label] = np.zeros(len(keys))
+        for run in group:
+            cases, values = _cases(run, compare)
+            if not keys.equals(cases):
+                both = f"'{baseline}' and '{label}' ({run.folder})"
+                raise UserError(f"{both} have different test cases, by split or filter: report them apart")
+            means[label] += values / len(group)
+    users = keys["user"].rle_id().to_numpy()
+    reference = means.pop(baseline)
+    # Equal values averaged in another order differ in the last bit, which must not pass for a difference.
+    gains = [np.bincount(users, np.round(mean - reference, 12)) for mean in means.values()]
+    sums = np.column_stack(gains)
+    ends = _intervals(sums, np.bincount(users), samples, seed)
+    return dict(zip(means, np.vstack([sums.sum(axis=0) / len(users), ends]).T.tolist(), strict=True))
+
+
+def _row(label: str, group: list[Run], metrics: Sequence[str]) -> dict[str, Any]:
+    model, attention, data = group[0].names
+    row = {"data": data, "model": model, "attention": attention, "label": label, "seeds": len(group)}
+    for name in metrics:
+        values = [run.numbers.get(name, np.nan) for run in group]
+        row |= {name: np.mean(values), f"{name} std": np.std(values, ddof=1) if len(group) > 1 else np.nan}
+    return row
+
+
+def report(
+    folders: Iterable[str | Path],
+    *,
+    metrics: Sequence[str] | None = None,
+    baseline: str | None = None,
+    compare: str = "test/ndcg@10",
+    samples: int = 10_000,
+    seed: int = 0,
+    notes: list[str] | None = None,
+) -> pl.DataFrame:
+    """Compute the table over the finished runs below some folders.
+
+    Args:
+        folders: Folders, searched recursively.
+        metrics: Metrics of ``results.json``, ``train_epoch_s`` (median), ``parameters``; None: ``DEFAULT_METRICS``.
+        baseline: ``model``, ``model/attention`` or a label; None for the first row of each data set.
+        compare: Metric of the paired difference: ``test/ndcg@K``, ``test/hr@K`` or ``test/mrr``.
+        samples: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
+        notes: A list that receives a line for each run left out.
+
+    Returns:
+        A row per group: data, model, attention, label, seeds, each metric and its sample standard deviation
+        (``<metric> std``), difference, low, high, baseline; null where there is no value.
+
+    Raises:
+        UserError: A folder, file, metric or baseline is missing, or runs cannot be compared.
+    """
+    _values(np.ones(1), compare)  # refuses a wrong metric even where nothing is compared
+    if samples < 1 or seed < 0:
+        raise UserError(f"samples={samples} must be at least 1 and seed={seed} at least 0")
+    runs, lines = _find(folders)
+    if notes is not None:
+        notes += lines
+    known = dict.fromkeys(name for run in runs for name in run.numbers)
+    for name in metrics or ():
+        if name not in known:
+            raise UserError(f"unknown metric {name}: {_nearest(name, known)}")
+    groups = _group(runs)
+    baselines = _baselines(groups, baseline)
+    found: dict[str, list[float]] = {}
+    for data, label in baselines.items():
+        same = {name: group for name, group in groups.items() if group[0].data == data}
+        found |= _differences(same, label, compare, samples, seed) if len(same) > 1 else {}
+    rows = [
+        {
+            **_row(label, group, metrics or [name for name in DEFAULT_METRICS if name in known]),
+            **dict(zip(("difference", "low", "high"), found.get(label, [np.nan] * 3), strict=True)),
+            "baseline": baselines.get(group[0].data),
+        }
+        for label, group in groups.items()
+    ]
+    return pl.DataFrame(rows, schema_overrides={"baseline": pl.String}).fill_nan(None)
+
+
+def _table(frame: pl.DataFrame, compare: str, samples: int) -> Table:
+    caption = (
+        f"±: sample standard deviation over seeds. Δ: mean paired difference in {compare} to the baseline, seeds "
+        f"averaged first, and its 95 % interval from {samples} bootstrap samples of users; *: it excludes zero. "
+        f"Baseline: {'; '.join(frame['baseline'].drop_nulls().unique(maintain_order=True))}."
+    )
+    table = Table(caption=caption, caption_justify="left")
+    metrics = [name for name in frame.columns if f"{name} std" in frame.columns]
+    for name in ("model / attention / data", "seeds", *metrics, f"Δ {compare}"):
+        table.add_column(name, overflow="fold")
+    for row in frame.iter_rows(named=True):
+        cells = [row["label"], str(row["seeds"])]
+        for name in metrics:
+            form = {"parameters": ",.0f", "train_epoch_s": ".2f"}.get(name, ".4f")
+            std = row[f"{name} std"]
+            cells.append("-" if row[name] is None else f"{row[name]:{form}}")
+            cells[-1] += "" if std is None else f" ± {std:{form}}"
+        delta = "baseline" if row["baseline"] == row["label"] else "-"
+        if row["difference"] is not None:
+            delta = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+            delta += " *" if row["low"] > 0 or row["high"] < 0 else ""
+        table.add_row(*cells, delta)
+    return table
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table; where it cannot be made, print one sentence and exit with code 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m seqgen.report", description="One table over finished runs."
+    )
+    add = parser.add_argument
+    add("folders", nargs="+", help="folders, searched recursively for results.json")
+    add(
+        "--metrics", type=lambda text: text.split(","), help="test/hr@5,test/mrr,train_epoch_s,parameters,..."
+    )
+    add(
+        "--baseline",
+        help="sasrec, sasrec/softmax or a whole label; by default the first row of each data set",
+    )
+    add(
+        "--compare",
+        default="test/ndcg@10",
+        help="metric of the difference: test/ndcg@K, test/hr@K or test/mrr",
+    )
+    add("--csv", type=Path, help="also write the table to this file, in full precision")
+    add("--samples", type=int, default=10_000, help="number of bootstrap samples")
+    add("--seed", type=int, default=0, help="seed of the bootstrap")
+    args = vars(parser.parse_args(argv))
+    csv, notes = args.pop("csv"), list[str]()
+    try:
+        frame = report(**args, notes=notes)
+        if csv:
+            frame.write_csv(csv)
+    except (UserError, OSError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"seqgen.report: {error}", file=sys.stderr)
+        sys.exit(1)
+    # A file or a pipe has no width to keep to: nothing is wrapped there.
+    width = None if sys.stdout.isatty() else 10_000
+    console = Console(width=width, markup=False, highlight=False, emoji=False)
+    console.print(_table(frame, args["compare"], args["samples"]), *notes, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
