@@ -34,7 +34,9 @@ class SequenceEmbedding(nn.Module):
     not (SASRec's and MQSA-TED's code). Row 0 of the item table is padding: zero, and never trained.
     """
 
-    def __init__(self, *, num_items: int, hidden_dim: int, max_len: int, dropout: float, init_std: float = 0.01) -> None:
+    def __init__(
+        self, *, num_items: int, hidden_dim: int, max_len: int, dropout: float, init_std: float = 0.01
+    ) -> None:
         super().__init__()
         check_probability("model.dropout", dropout)
         self.item = nn.Embedding(num_items + 1, hidden_dim, padding_idx=0)
@@ -54,7 +56,14 @@ class Block(nn.Module):
     """Attention and a feed-forward network with their residuals and normalisations."""
 
     def __init__(
-        self, attention: nn.Module, *, hidden_dim: int, ffn_dim: int, activation: Activation, norm: Norm, dropout: float
+        self,
+        attention: nn.Module,
+        *,
+        hidden_dim: int,
+        ffn_dim: int,
+        activation: Activation,
+        norm: Norm,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.attention, self.norm = attention, norm
@@ -112,7 +121,13 @@ class Encoder(nn.Module):
         for name, choice, choices in (("norm", norm, Norm), ("activation", activation, Activation)):
             if choice not in get_args(choices):
                 raise UserError(f"model.{name}={choice} is not one of {', '.join(get_args(choices))}.")
-        block = {"hidden_dim": hidden_dim, "ffn_dim": ffn_dim, "activation": activation, "norm": norm, "dropout": dropout}
+        block = {
+            "hidden_dim": hidden_dim,
+            "ffn_dim": ffn_dim,
+            "activation": activation,
+            "norm": norm,
+            "dropout": dropout,
+        }
         self.weights = [weight for weight, _ in attention if weight != 0]
         self.stacks = nn.ModuleList()
         self.norms = nn.ModuleList()

@@ -53,13 +53,17 @@ def binary_cross_entropy(
     """
     if num_negatives < 1:
         raise UserError(f"loss.num_negatives={num_negatives} must be at least 1.")
-    negatives = sample_negatives(batch, len(table) - 1, num_negatives=num_negatives, exclude_seen=exclude_seen)
+    negatives = sample_negatives(
+        batch, len(table) - 1, num_negatives=num_negatives, exclude_seen=exclude_seen
+    )
     positive = F.softplus(-(hidden * table[targets]).sum(dim=-1))
     negative = F.softplus(torch.einsum("nd,nkd->nk", hidden, table[negatives])).mean(dim=-1)
     return (positive + negative).sum() / batch.normalizer
 
 
-def sample_negatives(batch: SequenceBatch, num_items: int, *, num_negatives: int, exclude_seen: bool) -> Tensor:
+def sample_negatives(
+    batch: SequenceBatch, num_items: int, *, num_negatives: int, exclude_seen: bool
+) -> Tensor:
     """Uniform items for each target, (N, K): exactly uniform over the unseen ones, without rejection.
 
     The r-th unseen item of a user is r plus the number of seen items below it. With s_k the k-th seen item (k from 0),
@@ -78,7 +82,9 @@ def sample_negatives(batch: SequenceBatch, num_items: int, *, num_negatives: int
     unseen_below = item - 1 - (torch.arange(len(keys), device=device) - first[row])
     num_unseen = (num_items - num_seen)[batch.target_rows]
     if len(num_unseen) and int(num_unseen.min()) == 0:
-        raise UserError("loss.exclude_seen=true leaves no negative for a user who has seen every item; set it to false.")
+        raise UserError(
+            "loss.exclude_seen=true leaves no negative for a user who has seen every item; set it to false."
+        )
     draw = (torch.rand(shape, device=device, dtype=torch.float64) * num_unseen[:, None]).long()
     draw = torch.minimum(draw, num_unseen[:, None] - 1)
     # A row's own part of the sorted keys starts at row * (num_items + 1), which no value within a row reaches.

@@ -1,8 +1,7 @@
 """One table over finished runs: means over seeds, and paired differences to a baseline.
 
-``python -m seqgen.report outputs/...`` reads each run's ``results.json`` and ``ranks.parquet`` and nothing else,
-and imports neither torch nor Lightning. Below, in order: runs, found and read; groups of runs, equal but for the
-seed, a row each; paired differences, by the rank of each test case; the table, the CSV and the command line.
+``python -m seqgen.report outputs/...`` reads ``results.json`` and ``ranks.parquet`` of each run and no more,
+and does without torch. In order: runs, groups of runs over seeds, paired differences of groups, the table.
 """
 
 import argparse
@@ -11,7 +10,6 @@ import json
 import os
 import re
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +18,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from seqgen.errors import UserError
 
-DEFAULT_METRICS = "test/hr@10 test/ndcg@10 test/mrr test/coverage@10 test/novelty@10 train_epoch_s".split()
+DEFAULT_METRICS = [f"test/{name}" for name in ("hr@10", "ndcg@10", "mrr", "coverage@10", "novelty@10")]
 IGNORED = {"seed", "paths", "task", "tags", "logger", "print_config", "hydra", "progress"}
 
 
@@ -32,13 +30,12 @@ IGNORED = {"seed", "paths", "task", "tags", "logger", "print_config", "hydra", "
 class Run:
     """What the report takes from one finished run."""
 
-    folder: Path
-    modified: int
+    file: Path  # its results.json
     run_id: str
-    seed: int
+    seed: tuple[Any, ...]  # the run's, then those its config names, as for the order of users
     names: list[str]  # of model, attention and data
-    data: tuple[str, str]  # what two runs must share to be compared
-    settings: dict[str, str]  # dotted key -> JSON text, equal in all seeds of a group
+    data: tuple[str, str]  # name and fingerprint; what two runs must share to be compared
+    settings: dict[str, str]  # dotted key -> JSON text; what the runs of a group share
     numbers: dict[str, float]  # what a column can show
 
 
@@ -50,11 +47,9 @@ def _flatten(value: Any, key: str = "") -> dict[str, str]:
 
 def _settings(config: dict[str, Any]) -> dict[str, str]:
     text = json.dumps({key: value for key, value in config.items() if key not in IGNORED})
-    # A resolved config repeats the run's own folder outside `paths`, say as a callback's dirpath: left in, it
-    # would make every run a group of its own.
-    paths = [path for path in (config.get("paths") or {}).values() if str(path).startswith("/")]
-    for path in sorted(paths, key=len, reverse=True):
-        text = text.replace(json.dumps(path)[1:-1], "${paths}")
+    # A resolved config repeats the run's own folder, say in a callback: that must not set runs apart.
+    for path in sorted(map(str, (config.get("paths") or {}).values()), key=len, reverse=True):
+        text = text.replace(json.dumps(path)[1:-1], "${paths}") if "/" in path else text
     return _flatten(json.loads(text))
 
 
@@ -63,69 +58,65 @@ def _read(file: Path) -> Run | str:
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
         if results["status"] != "finished":
-            reason = f": {results['error']}" if results.get("error") else ""
-            return f"not in the table: {file.parent} is {results['status']}{reason}"
+            reason = results.get("error") or "no error"
+            return f"not in the table: {file.parent}, {results['status']} ({reason})"
         numbers = {**results["metrics"], "parameters": results["parameters"]}
         if epochs := results["timing"].get("train_epoch_s"):
             numbers["train_epoch_s"] = np.median(epochs)  # the first one pays for compilation and cold caches
         numbers = {name: float(value) for name, value in numbers.items() if value is not None}
-        names = [results["choices"].get(name) or "none" for name in ("model", "attention", "data")]
+        names = [(results["choices"].get(name) or "none") for name in ("model", "attention", "data")]
         names = ["-" if name == "none" else name for name in names]
-        data = (names[2], results["data"]["fingerprint"])
+        data = (names[2], str(results["data"]["fingerprint"]))
         settings = {**_settings(results["config"]), "data.fingerprint": data[1]}
-        modified = file.stat().st_mtime_ns
-        return Run(file.parent, modified, results["run_id"], results["seed"], names, data, settings, numbers)
+        seeds = [settings.pop(key) for key in sorted(settings) if key.endswith(".seed")]
+        return Run(file, results["run_id"], (results["seed"], *seeds), names, data, settings, numbers)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = f"no key {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{file} is broken ({reason}): delete it or run again") from None
+        raise UserError(f"{file} is broken ({error!r}): delete it or run again") from None
 
 
-def _find(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
-    """Find the finished runs below some folders, each once, and a line for each run left out."""
-    files: dict[str, Path] = {}
-    for folder in map(Path, folders):
-        if not folder.is_dir():
-            raise UserError(f"there is no folder {folder}")
-        files |= {str(file.resolve()): file for file in folder.rglob("results.json")}
+def _find(folders: Iterable[str | Path], notes: list[str]) -> list[Run]:
+    """Find the finished runs below some folders, each once; ``notes`` receives a line per run left out."""
+    roots = [Path(folder) for folder in ([folders] if isinstance(folders, str) else folders)]
+    if missing := [str(root) for root in roots if not root.is_dir()]:
+        raise UserError(f"there is no folder {', '.join(missing)}")
+    files = {str(file.resolve()): file for root in roots for file in root.rglob("results.json")}
     # Job 10 comes after job 9.
     order = sorted(files, key=lambda name: [(s, int(n or 0)) for s, n in re.findall(r"(\D+)(\d*)", name)])
     found = [_read(files[name]) for name in order]
     runs = [run for run in found if isinstance(run, Run)]
-    notes = [line for line in found if isinstance(line, str)]
+    notes += [line for line in found if isinstance(line, str)]
     if not runs:
-        raise UserError("; ".join([f"no finished run under {', '.join(map(str, folders))}", *notes]))
+        raise UserError("; ".join([f"no finished run under {', '.join(map(str, roots))}", *notes]))
     # By settings too: run_id covers tags and task, so that under another tag the same seed would count twice.
     for key in (lambda run: (run.run_id, run.seed), lambda run: (run.seed, *sorted(run.settings.items()))):
-        kept: dict[Any, Run] = {}
-        for run in runs:
-            other = kept.setdefault(key(run), run)
-            if other is not run:
-                newer = kept[key(run)] = max(run, other, key=lambda each: each.modified)
-                notes.append(f"{other.folder} and {run.folder} are one run: took the newer, {newer.folder}")
-        runs = list(kept.values())
-    return runs, notes
+        kept = {key(run): run for run in sorted(runs, key=lambda run: os.path.getmtime(run.file))}
+        pairs = [(run.file.parent, kept[key(run)].file.parent) for run in runs if kept[key(run)] is not run]
+        notes += [f"not in the table: {old} is the same run as {new}, which is newer" for old, new in pairs]
+        runs = [run for run in runs if kept[key(run)] is run]
+    return runs
 
 
 def _group(runs: list[Run]) -> dict[str, list[Run]]:
     """Group runs over seeds: label -> runs, in the order of the rows."""
-    same: dict[Any, list[Run]] = defaultdict(list)
-    for run in runs:
-        same[tuple(sorted(run.settings.items()))].append(run)
+    data_sets = list(dict.fromkeys(run.data for run in runs))
+    same: dict[Any, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: (run.data[0], data_sets.index(run.data))):
+        same.setdefault(tuple(sorted(run.settings.items())), []).append(run)
     labels = {key: " / ".join(group[0].names) for key, group in same.items()}
     for label in set(labels.values()):
         alike = [key for key in same if labels[key] == label]
         seen = set()
         for name in sorted({name for key in alike for name, _ in key}, key=lambda n: (n.count("."), n)):
             values = [dict(key).get(name) for key in alike]
+            bare = [value and value.strip('"') for value in values]
+            values = bare if len(set(bare)) == len(set(values)) else values  # "1" is not 1
             # `model.attention` is a resolved copy of `attention`: the shorter key stands for both.
             mark = (name.rpartition(".")[2], *values)
             if len(set(values)) > 1 and mark not in seen:
                 seen.add(mark)
                 for key, value in zip(alike, values, strict=True):
-                    labels[key] += "" if value is None else f", {name}={value.strip(chr(34))}"
-    order = list(dict.fromkeys(run.data for run in runs))
-    rows = sorted(same, key=lambda key: (same[key][0].data[0], order.index(same[key][0].data)))
-    return {labels[key]: same[key] for key in rows}
+                    labels[key] += "" if value is None else f", {name}={value}"
+    return {labels[key]: group for key, group in same.items()}
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
@@ -134,17 +125,16 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 
 def _baselines(groups: dict[str, list[Run]], name: str | None) -> dict[tuple[str, str], str]:
     """Find the label of each data set's baseline: its first row, or the only group of that name."""
-    found: dict[tuple[str, str], str] = {}
-    known: list[str] = []
+    names: list[tuple[str, str]] = []
     for label, (run, *_) in groups.items():
         extra = label.removeprefix(" / ".join(run.names)).replace(" ", "")
-        known += (names := ["/".join(run.names[:n]) + end for end in ("", extra) for n in (1, 2, 3)])
-        if name is None:
-            found.setdefault(run.data, label)
-        elif name.replace(" ", "") in names and found.setdefault(run.data, label) != label:
-            raise UserError(f"baseline {name} fits '{found[run.data]}' and '{label}': write one of the two")
-    if not found:
-        raise UserError(f"unknown baseline {name}: {_nearest(str(name), known)}")
+        names += [("/".join(run.names[:n]) + end, label) for end in ("", extra) for n in (1, 2, 3)]
+    fits = [label for label in groups if name is None or (name.replace(" ", ""), label) in names]
+    if not fits:
+        raise UserError(f"unknown baseline {name}: {_nearest(str(name), dict(names))}")
+    found = {groups[label][0].data: label for label in reversed(fits)}
+    if name is not None and len(found) < len(fits):
+        raise UserError(f"baseline {name} fits several groups, write one of: {'; '.join(fits)}")
     return found
 
 
@@ -152,23 +142,21 @@ def _values(rank: np.ndarray, compare: str) -> np.ndarray:
     match = re.fullmatch(r"test/(?:(ndcg|hr)@([1-9]\d*)|mrr)", compare)
     if not match:
         raise UserError(f"cannot compare {compare}: use test/ndcg@K, test/hr@K or test/mrr")
-    if not match[1]:
-        return 1 / rank
-    return np.where(rank <= int(match[2]), 1 / np.log2(rank + 1) if match[1] == "ndcg" else 1.0, 0.0)
+    gain = {"ndcg": 1 / np.log2(rank + 1), "hr": np.ones(len(rank)), None: 1 / rank}[match[1]]
+    return np.where(rank <= float(match[2] or "inf"), gain, 0.0)
 
 
 def _cases(run: Run, compare: str) -> tuple[pl.DataFrame, np.ndarray]:
     """Read a run's test cases, sorted by user and target, and their values."""
-    file = run.folder / "ranks.parquet"
-    if not file.is_file():
-        raise UserError(f"{file} is missing: run again with test=true, or leave {run.folder} out")
+    file = run.file.with_name("ranks.parquet")
     try:
         cases = pl.read_parquet(file, columns=["user", "target", "rank"]).sort("user", "target")
         rank = cases["rank"].cast(pl.Int64).to_numpy()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{file} is broken ({str(error).splitlines()[0]}): run again") from None
+        state = "broken" if file.exists() else "missing"
+        raise UserError(f"{file} is {state}: run again with test=true, or leave {file.parent} out") from error
     if not len(rank) or not (rank >= 1).all():
-        raise UserError(f"{file} is broken (no test case, or a rank below 1): run again")
+        raise UserError(f"{file} is broken (no test case, or a rank below 1): run again with test=true")
     return cases.drop("rank"), _values(rank, compare)
 
 
@@ -191,25 +179,15 @@ def _differences(groups: dict[str, list[Run]], baseline: str, compare: str, samp
         for run in group:
             cases, values = _cases(run, compare)
             if not keys.equals(cases):
-                both = f"'{baseline}' and '{label}' ({run.folder})"
-                raise UserError(f"{both} have different test cases, by split or filter: report them apart")
+                where = f"'{baseline}' and '{label}' (in {run.file.parent})"
+                raise UserError(f"{where} have different test cases, by split or filter: report them apart")
             means[label] += values / len(group)
     users = keys["user"].rle_id().to_numpy()
     reference = means.pop(baseline)
     # Equal values averaged in another order differ in the last bit, which must not pass for a difference.
-    gains = [np.bincount(users, np.round(mean - reference, 12)) for mean in means.values()]
-    sums = np.column_stack(gains)
+    sums = np.column_stack([np.bincount(users, np.round(mean - reference, 12)) for mean in means.values()])
     ends = _intervals(sums, np.bincount(users), samples, seed)
     return dict(zip(means, np.vstack([sums.sum(axis=0) / len(users), ends]).T.tolist(), strict=True))
-
-
-def _row(label: str, group: list[Run], metrics: Sequence[str]) -> dict[str, Any]:
-    model, attention, data = group[0].names
-    row = {"data": data, "model": model, "attention": attention, "label": label, "seeds": len(group)}
-    for name in metrics:
-        values = [run.numbers.get(name, np.nan) for run in group]
-        row |= {name: np.mean(values), f"{name} std": np.std(values, ddof=1) if len(group) > 1 else np.nan}
-    return row
 
 
 def report(
@@ -226,7 +204,7 @@ def report(
 
     Args:
         folders: Folders, searched recursively.
-        metrics: Metrics of ``results.json``, ``train_epoch_s`` (median), ``parameters``; None: ``DEFAULT_METRICS``.
+        metrics: Metrics of ``results.json``, ``train_epoch_s`` (median), ``parameters``; None for the usual.
         baseline: ``model``, ``model/attention`` or a label; None for the first row of each data set.
         compare: Metric of the paired difference: ``test/ndcg@K``, ``test/hr@K`` or ``test/mrr``.
         samples: Number of bootstrap samples.
@@ -243,47 +221,45 @@ def report(
     _values(np.ones(1), compare)  # refuses a wrong metric even where nothing is compared
     if samples < 1 or seed < 0:
         raise UserError(f"samples={samples} must be at least 1 and seed={seed} at least 0")
-    runs, lines = _find(folders)
-    if notes is not None:
-        notes += lines
+    runs = _find(folders, [] if notes is None else notes)
     known = dict.fromkeys(name for run in runs for name in run.numbers)
-    for name in metrics or ():
-        if name not in known:
-            raise UserError(f"unknown metric {name}: {_nearest(name, known)}")
+    if unknown := [name for name in metrics or () if name not in known]:
+        raise UserError(f"unknown metric {unknown[0]}: {_nearest(unknown[0], known)}")
+    metrics = metrics or [name for name in (*DEFAULT_METRICS, "train_epoch_s") if name in known]
     groups = _group(runs)
     baselines = _baselines(groups, baseline)
     found: dict[str, list[float]] = {}
     for data, label in baselines.items():
         same = {name: group for name, group in groups.items() if group[0].data == data}
         found |= _differences(same, label, compare, samples, seed) if len(same) > 1 else {}
-    rows = [
-        {
-            **_row(label, group, metrics or [name for name in DEFAULT_METRICS if name in known]),
-            **dict(zip(("difference", "low", "high"), found.get(label, [np.nan] * 3), strict=True)),
-            "baseline": baselines.get(group[0].data),
-        }
-        for label, group in groups.items()
-    ]
-    return pl.DataFrame(rows, schema_overrides={"baseline": pl.String}).fill_nan(None)
+    rows = []
+    for label, group in groups.items():
+        row: dict[str, Any] = dict(zip(("model", "attention", "data"), group[0].names, strict=True))
+        row |= {"label": label, "seeds": len(group)}
+        for name in metrics:
+            values = [run.numbers.get(name, np.nan) for run in group]
+            row[name] = np.mean(values)
+            row[f"{name} std"] = np.std(values, ddof=1) if len(values) > 1 else np.nan
+        row |= zip(("difference", "low", "high"), found.get(label, [np.nan] * 3), strict=True)
+        rows.append(row | {"baseline": baselines.get(group[0].data)})
+    return pl.DataFrame(rows, infer_schema_length=None).fill_nan(None).select("data", pl.exclude("data"))
 
 
 def _table(frame: pl.DataFrame, compare: str, samples: int) -> Table:
     caption = (
-        f"±: sample standard deviation over seeds. Δ: mean paired difference in {compare} to the baseline, seeds "
-        f"averaged first, and its 95 % interval from {samples} bootstrap samples of users; *: it excludes zero. "
+        f"±: sample standard deviation over seeds. Δ: mean paired difference in {compare} to the baseline, "
+        f"seeds averaged first, and its 95 % bootstrap interval ({samples} samples of users); * excludes 0. "
         f"Baseline: {'; '.join(frame['baseline'].drop_nulls().unique(maintain_order=True))}."
     )
-    table = Table(caption=caption, caption_justify="left")
     metrics = [name for name in frame.columns if f"{name} std" in frame.columns]
-    for name in ("model / attention / data", "seeds", *metrics, f"Δ {compare}"):
-        table.add_column(name, overflow="fold")
+    names = ("model / attention / data", "seeds", *metrics, f"Δ {compare}")
+    table = Table(*[Column(name, overflow="fold") for name in names], caption=caption, caption_justify="left")
     for row in frame.iter_rows(named=True):
         cells = [row["label"], str(row["seeds"])]
         for name in metrics:
             form = {"parameters": ",.0f", "train_epoch_s": ".2f"}.get(name, ".4f")
-            std = row[f"{name} std"]
-            cells.append("-" if row[name] is None else f"{row[name]:{form}}")
-            cells[-1] += "" if std is None else f" ± {std:{form}}"
+            values = [value for value in (row[name], row[f"{name} std"]) if value is not None]
+            cells.append(" ± ".join(f"{value:{form}}" for value in values) or "-")
         delta = "baseline" if row["baseline"] == row["label"] else "-"
         if row["difference"] is not None:
             delta = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
@@ -294,23 +270,12 @@ def _table(frame: pl.DataFrame, compare: str, samples: int) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table; where it cannot be made, print one sentence and exit with code 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m seqgen.report", description="One table over finished runs."
-    )
+    parser = argparse.ArgumentParser(prog="python -m seqgen.report", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("folders", nargs="+", help="folders, searched recursively for results.json")
-    add(
-        "--metrics", type=lambda text: text.split(","), help="test/hr@5,test/mrr,train_epoch_s,parameters,..."
-    )
-    add(
-        "--baseline",
-        help="sasrec, sasrec/softmax or a whole label; by default the first row of each data set",
-    )
-    add(
-        "--compare",
-        default="test/ndcg@10",
-        help="metric of the difference: test/ndcg@K, test/hr@K or test/mrr",
-    )
+    add("--metrics", type=lambda text: re.split(", *", text), help="test/hr@5,train_epoch_s,parameters,...")
+    add("--baseline", help="sasrec, sasrec/softmax or a whole label (default: first row of each data set)")
+    add("--compare", default="test/ndcg@10", help="metric of Δ: test/ndcg@K, test/hr@K or test/mrr")
     add("--csv", type=Path, help="also write the table to this file, in full precision")
     add("--samples", type=int, default=10_000, help="number of bootstrap samples")
     add("--seed", type=int, default=0, help="seed of the bootstrap")
@@ -326,8 +291,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"seqgen.report: {error}", file=sys.stderr)
         sys.exit(1)
     # A file or a pipe has no width to keep to: nothing is wrapped there.
-    width = None if sys.stdout.isatty() else 10_000
-    console = Console(width=width, markup=False, highlight=False, emoji=False)
+    console = Console(width=None if sys.stdout.isatty() else 10_000, markup=False, emoji=False)
     console.print(_table(frame, args["compare"], args["samples"]), *notes, sep="\n")
 
 

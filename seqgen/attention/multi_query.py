@@ -58,7 +58,9 @@ class LQueryAttention(nn.Module):
         count = (mask.columns + 1).clamp(max=self.window)
         return total / count[:, None]
 
-    def forward(self, query: Tensor, context: Tensor, mask: SequenceMask, progress: float) -> tuple[Tensor, Aux]:
+    def forward(
+        self, query: Tensor, context: Tensor, mask: SequenceMask, progress: float
+    ) -> tuple[Tensor, Aux]:
         """Query (b, r, D), made from `source`, over context (b, l, D) -> (b, r, D), no auxiliary loss."""
         dropout = self.dropout if self.training else 0.0
         projected = self.query(query), self.key(context), self.value(context)

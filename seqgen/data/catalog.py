@@ -55,7 +55,16 @@ class Catalog:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: plain containers and tensors, so that `torch.load(weights_only=True)` reads it."""
-        kept = ("fingerprint", "num_items", "num_users", "item_counts", "item_ids", "user_ids", "titles", "categories")
+        kept = (
+            "fingerprint",
+            "num_items",
+            "num_users",
+            "item_counts",
+            "item_ids",
+            "user_ids",
+            "titles",
+            "categories",
+        )
         return {name: getattr(self, name) for name in kept}
 
 

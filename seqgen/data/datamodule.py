@@ -110,9 +110,13 @@ class SequenceDataModule(L.LightningDataModule):
         """Batches of users in an order that depends on (seed, epoch) alone."""
         cases = leave_one_out(self.sequences, held_out=2)
         has_target = cases.stop - cases.start >= 2
-        cases = Cases(users=cases.users[has_target], start=cases.start[has_target], stop=cases.stop[has_target])
+        cases = Cases(
+            users=cases.users[has_target], start=cases.start[has_target], stop=cases.stop[has_target]
+        )
         if len(cases) == 0:
-            raise UserError(f"data={self.source.name}: no user has two training items, so nothing can be learned.")
+            raise UserError(
+                f"data={self.source.name}: no user has two training items, so nothing can be learned."
+            )
         return self._loader(cases, self.batch_size, train=True)
 
     def val_dataloader(self) -> DataLoader:
@@ -159,7 +163,12 @@ class SequenceDataModule(L.LightningDataModule):
         order = _BatchOrder(len(cases), batch_size, seed=self.seed if train else None)
         pin = torch.cuda.is_available()
         return DataLoader(
-            batches, batch_size=None, sampler=order, num_workers=self.num_workers, collate_fn=_as_is, pin_memory=pin
+            batches,
+            batch_size=None,
+            sampler=order,
+            num_workers=self.num_workers,
+            collate_fn=_as_is,
+            pin_memory=pin,
         )
 
 
@@ -188,7 +197,13 @@ class _Batches(Dataset[SequenceBatch]):
     """Makes this process's slice of a batch from the case indices of the whole batch."""
 
     def __init__(self, data: SequenceDataModule, cases: Cases, *, train: bool, rank: int, world: int) -> None:
-        self.sequences, self.cases, self.train, self.rank, self.world = data.sequences, cases, train, rank, world
+        self.sequences, self.cases, self.train, self.rank, self.world = (
+            data.sequences,
+            cases,
+            train,
+            rank,
+            world,
+        )
         self.max_len, self.mask_seen = data.max_len, data.mask_seen
 
     def __getitem__(self, index: Tensor) -> SequenceBatch:

@@ -43,7 +43,10 @@ def prepare(
     Raises:
         UserError: Nothing is left after filtering, or the cache cannot be written.
     """
-    settings = {"min_user_interactions": min_user_interactions, "min_item_interactions": min_item_interactions}
+    settings = {
+        "min_user_interactions": min_user_interactions,
+        "min_item_interactions": min_item_interactions,
+    }
     fingerprint = _fingerprint(source, settings)
     folder = Path(cache_dir).expanduser() / f"{source.name}-{fingerprint}"
     if source.notice:
@@ -84,11 +87,19 @@ def _build(source: Source, settings: dict[str, int], fingerprint: str) -> Prepar
             f"{steps[0]['interactions']:,} before); lower these minima."
         )
     users, items = _numbered(frame, "user_id", "user", 0), _numbered(frame, "item_id", "item", 1)
-    frame = frame.join(users, on="user_id", maintain_order="left").join(items, on="item_id", maintain_order="left")
+    frame = frame.join(users, on="user_id", maintain_order="left").join(
+        items, on="item_id", maintain_order="left"
+    )
     frame = frame.sort(["user", "timestamp"] if has_time else ["user"], maintain_order=True)
     if source.items is not None:
         items = items.join(source.items(), on="item_id", how="left", maintain_order="left")
-    meta = {"name": source.name, "version": VERSION, "fingerprint": fingerprint, "settings": settings, "steps": steps}
+    meta = {
+        "name": source.name,
+        "version": VERSION,
+        "fingerprint": fingerprint,
+        "settings": settings,
+        "steps": steps,
+    }
     meta |= {"files": [file.name for file in source.files]}
     meta |= {f"num_{name}": steps[-1][name] for name in ("users", "items", "interactions")}
     return Prepared(interactions=frame.select("user", "item"), users=users, items=items, meta=meta)
@@ -109,7 +120,12 @@ def _fingerprint(source: Source, settings: dict[str, int]) -> str:
     for file in source.files:
         with file.open("rb") as stream:
             files.append([file.name, hashlib.file_digest(stream, "sha256").hexdigest()])
-    content = {"version": VERSION, "name": source.name, "files": files, "parameters": source.parameters} | settings
+    content = {
+        "version": VERSION,
+        "name": source.name,
+        "files": files,
+        "parameters": source.parameters,
+    } | settings
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

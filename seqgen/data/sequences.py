@@ -133,11 +133,20 @@ def evaluation_batch(
     sequences: Sequences, cases: Cases, index: Tensor, *, max_len: int, mask_seen: bool
 ) -> SequenceBatch:
     """The last `max_len` items of each history as input, the item after it as the one target of the row."""
-    return _batch(sequences, cases, index, cases.stop[index], max_len=max_len, seen=mask_seen, every_position=False)
+    return _batch(
+        sequences, cases, index, cases.stop[index], max_len=max_len, seen=mask_seen, every_position=False
+    )
 
 
 def _batch(
-    sequences: Sequences, cases: Cases, index: Tensor, stop: Tensor, *, max_len: int, seen: bool, every_position: bool
+    sequences: Sequences,
+    cases: Cases,
+    index: Tensor,
+    stop: Tensor,
+    *,
+    max_len: int,
+    seen: bool,
+    every_position: bool,
 ) -> SequenceBatch:
     values = sequences.values
     first = torch.maximum(cases.start[index], stop - max_len)

@@ -17,6 +17,9 @@ import polars as pl
 from seqgen.data.sources import Source
 from seqgen.errors import UserError
 
+LATENT_DIM = 8
+SPREAD = 0.1  # of a category's items around its centre
+SHARPNESS = 1.0  # how fast liking falls with the squared distance
 START = 1_600_000_000  # Unix seconds of the earliest possible first interaction
 
 
@@ -24,11 +27,11 @@ def synthetic(
     *,
     num_users: int = 2000,
     num_items: int = 500,
-    num_categories: int = 25,
+    num_categories: int = 20,
     min_length: int = 8,
     max_length: int = 40,
-    transition_weight: float = 0.55,
-    taste_weight: float = 0.35,
+    transition_weight: float = 0.25,
+    taste_weight: float = 0.65,
     popularity_weight: float = 0.10,
     seed: int = 7,
 ) -> Source:
@@ -52,7 +55,9 @@ def synthetic(
             f"max_length < num_items={num_items}."
         )
     if not 1 <= num_categories <= num_items:
-        raise UserError(f"data.source.num_categories={num_categories} must lie between 1 and num_items={num_items}.")
+        raise UserError(
+            f"data.source.num_categories={num_categories} must lie between 1 and num_items={num_items}."
+        )
     weights = (transition_weight, taste_weight, popularity_weight)
     if min(weights) < 0 or sum(weights) == 0:
         raise UserError(f"The weights {weights} of data.source must not be negative, and not all zero.")
@@ -71,20 +76,24 @@ def _truth(parameters: dict[str, Any]) -> dict[str, np.ndarray]:
     users, items, categories = parameters["num_users"], parameters["num_items"], parameters["num_categories"]
     popularity = rng.permutation(1.0 / np.arange(1, items + 1) ** 0.8)
     popularity /= popularity.sum()
-    # Each item has a few likely successors, the first far more likely than the last.
-    transition = np.zeros((items, items))
-    successors = np.stack([rng.choice(items - 1, size=5, replace=False) for _ in range(items)])
-    successors += successors >= np.arange(items)[:, None]
-    np.put_along_axis(transition, successors, np.array([0.4, 0.25, 0.15, 0.12, 0.08]), axis=1)
-    # Each user likes a few categories; within one, all items alike.
-    liked = rng.dirichlet(np.full(categories, 0.06), size=users)
-    member = np.arange(items) % categories
-    taste = liked[:, member] / np.bincount(member)[member]
+    # Items lie around the centre of their category in a latent space. A user lies near one item and likes what is close;
+    # an item leads to what is close to its own place after a rotation: one category leads to another.
+    centres = rng.normal(size=(categories, LATENT_DIM))
+    place = centres[np.arange(items) % categories] + SPREAD * rng.normal(size=(items, LATENT_DIM))
+    rotation, _ = np.linalg.qr(rng.normal(size=(LATENT_DIM, LATENT_DIM)))
+    transition = _nearness(place @ rotation, place)
+    taste = _nearness(place[rng.integers(items, size=users)], place)
     return {
         "transition": parameters["transition_weight"] * transition,
         "taste": parameters["taste_weight"] * taste,
         "popularity": parameters["popularity_weight"] * popularity,
     }
+
+
+def _nearness(of: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """Rows that sum to 1 and fall with the squared distance: (n, d), (I, d) -> (n, I)."""
+    near = np.exp(-SHARPNESS * ((of[:, None] - to) ** 2).sum(axis=2))
+    return near / near.sum(axis=1, keepdims=True)
 
 
 def _draw(parameters: dict[str, Any]) -> pl.LazyFrame:

@@ -1,6 +1,6 @@
 """What every model shares: the loop over groups, the objective, full ranking, the optimiser, checks of a checkpoint.
 
-    B rows of a batch, N targets, b rows and l columns of a group, D width, I items
+B rows of a batch, N targets, b rows and l columns of a group, D width, I items
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -128,7 +128,9 @@ class SequentialRecommender(L.LightningModule):
             UserError: The model has no network.
         """
         if not hasattr(self, "encoder"):
-            raise UserError(f"compile=true has no effect: {type(self).__name__} has no network; set compile=false.")
+            raise UserError(
+                f"compile=true has no effect: {type(self).__name__} has no network; set compile=false."
+            )
         self.encoder.compile(dynamic=True)
 
     # Lightning's hooks.
@@ -205,7 +207,9 @@ class SequentialRecommender(L.LightningModule):
         if kept is None:
             raise UserError("ckpt_path names a checkpoint that seqgen did not write.")
         if kept["model"] != _name(self):
-            raise UserError(f"ckpt_path holds a {kept['model']}, but this run builds a {_name(self)}; choose that model.")
+            raise UserError(
+                f"ckpt_path holds a {kept['model']}, but this run builds a {_name(self)}; choose that model."
+            )
         theirs, ours = kept["catalog"]["fingerprint"], self.catalog_state["fingerprint"]
         if theirs != ours:
             raise UserError(
@@ -233,8 +237,12 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
         return found
 
     differing = []
-    for group in ("attention", "model", "diffusion"):
+    for group in ("attention", "model"):
         a, b = (flat(config.get(group) or {}, f"{group}.") for config in (theirs, ours))
-        differing += [f"{key}={a.get(key)}" for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
-    own = [text for text in differing if not text.startswith("model.attention.")]  # model.attention repeats attention
+        differing += [
+            f"{key}={a.get(key)}" for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)
+        ]
+    own = [
+        text for text in differing if not text.startswith("model.attention.")
+    ]  # model.attention repeats attention
     return f", trained with {', '.join(own)}" if own else ""

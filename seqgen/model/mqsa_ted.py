@@ -80,7 +80,9 @@ class MQSATED(SequentialRecommender):
         scheduler: MakeScheduler | None,
         metrics_k: Sequence[int],
     ) -> None:
-        super().__init__(catalog=catalog, metrics_k=metrics_k, loss=loss, optimizer=optimizer, scheduler=scheduler)
+        super().__init__(
+            catalog=catalog, metrics_k=metrics_k, loss=loss, optimizer=optimizer, scheduler=scheduler
+        )
         if temperature <= 0:
             raise UserError(f"model.temperature={temperature} must be above 0.")
         if time_span < 1:
@@ -94,12 +96,16 @@ class MQSATED(SequentialRecommender):
         self.embedding = SequenceEmbedding(num_items=catalog.num_items, **sizes)
         self.distill_weight, self.temperature, self.dropout = distill_weight, temperature, dropout
         if distill_weight > 0:
-            for name, value in teacher(catalog, temperature=temperature, time_span=time_span, last=max_len).items():
+            for name, value in teacher(
+                catalog, temperature=temperature, time_span=time_span, last=max_len
+            ).items():
                 self.register_buffer(f"teacher_{name}", value, persistent=False)
 
     def encode(self, items: Tensor, lengths: Tensor, *, last_only: bool = False) -> tuple[Tensor, Aux]:
         """Items (b, l), lengths (b,) -> (b, l, D) or (b, D)."""
-        return self.encoder(self.embedding(items, lengths), lengths, last_only=last_only, progress=self.progress)
+        return self.encoder(
+            self.embedding(items, lengths), lengths, last_only=last_only, progress=self.progress
+        )
 
     @property
     def item_vectors(self) -> Tensor:
@@ -123,7 +129,9 @@ class MQSATED(SequentialRecommender):
         heads, count = batch.inputs().unique(return_counts=True)
         weights = count / batch.normalizer  # (n,)
         table = self.item_vectors[1:].float()  # row j - 1 is item j
-        student = F.dropout(self.embedding.scale * table[heads - 1], self.dropout, self.training) / self.temperature
+        student = (
+            F.dropout(self.embedding.scale * table[heads - 1], self.dropout, self.training) / self.temperature
+        )
         start = self.teacher_offsets[heads]
         length = self.teacher_offsets[heads + 1] - start
         _, place = ragged(start, length)
@@ -151,7 +159,9 @@ def teacher(catalog: Catalog, *, temperature: float, time_span: int, last: int) 
     )
     rows = catalog.num_items + 1
     largest = torch.zeros(rows, dtype=torch.long).scatter_reduce(0, head, count, "amax")
-    odds = torch.exp(count.double() / largest[head] / temperature)  # of a successor, against 1 of any other item
+    odds = torch.exp(
+        count.double() / largest[head] / temperature
+    )  # of a successor, against 1 of any other item
     mass = torch.zeros(rows, dtype=torch.float64).index_add(0, head, odds - 1.0) + catalog.num_items
     floor = 1.0 / mass
     return {

@@ -26,7 +26,9 @@ class Oracle(SequentialRecommender):
     def __init__(self, *, catalog: Catalog, metrics_k: Sequence[int]) -> None:
         super().__init__(catalog=catalog, metrics_k=metrics_k)
         if catalog.truth is None:
-            raise UserError("model=oracle needs generated data, whose true probabilities are known: use data=synthetic.")
+            raise UserError(
+                "model=oracle needs generated data, whose true probabilities are known: use data=synthetic."
+            )
         # Original ids are rows and columns of the truth; column 0 is padding.
         items, users = torch.tensor(catalog.item_ids), torch.tensor(catalog.user_ids)
         truth = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in catalog.truth.items()}

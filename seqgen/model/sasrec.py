@@ -53,7 +53,9 @@ class SASRec(SequentialRecommender):
         scheduler: MakeScheduler | None,
         metrics_k: Sequence[int],
     ) -> None:
-        super().__init__(catalog=catalog, metrics_k=metrics_k, loss=loss, optimizer=optimizer, scheduler=scheduler)
+        super().__init__(
+            catalog=catalog, metrics_k=metrics_k, loss=loss, optimizer=optimizer, scheduler=scheduler
+        )
         sizes = {"hidden_dim": hidden_dim, "max_len": max_len, "dropout": dropout}
         self.encoder = Encoder(
             attention, num_layers=num_layers, ffn_dim=ffn_dim, activation=activation, norm=norm, **sizes
@@ -62,7 +64,9 @@ class SASRec(SequentialRecommender):
 
     def encode(self, items: Tensor, lengths: Tensor, *, last_only: bool = False) -> tuple[Tensor, Aux]:
         """Items (b, l), lengths (b,) -> (b, l, D) or (b, D)."""
-        return self.encoder(self.embedding(items, lengths), lengths, last_only=last_only, progress=self.progress)
+        return self.encoder(
+            self.embedding(items, lengths), lengths, last_only=last_only, progress=self.progress
+        )
 
     @property
     def item_vectors(self) -> Tensor:

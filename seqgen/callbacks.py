@@ -1,0 +1,169 @@
+"""Callbacks of every run: noise that a resumed run repeats, a best checkpoint that survives a resume, and the record."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as L
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from seqgen.data.sequences import SequenceBatch
+from seqgen.results import RunRecord
+
+
+class StepSeed(L.Callback):
+    """Reseed torch's generators at each training step from (seed, epoch, step, rank), so that resuming needs counters only."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: SequenceBatch, batch_idx: int
+    ) -> None:
+        """Before any noise of the step is drawn."""
+        counters = (trainer.current_epoch, batch_idx, trainer.global_rank)
+        torch.manual_seed(
+            hash((self.seed, *counters))
+        )  # a tuple of integers hashes the same in every process
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """The checkpoint of the best epoch, which a run resumed in a new folder takes along.
+
+    Lightning forgets the best score when the folder changes, so that the first resumed epoch would count as the best.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best score, and copy the best checkpoint into this run's folder where it is still there."""
+        best = Path(state_dict["best_model_path"])
+        if best.is_file() and self.dirpath is not None and Path(self.dirpath) != best.parent:
+            Path(self.dirpath).mkdir(parents=True, exist_ok=True)
+            copied = str(Path(self.dirpath, best.name))
+            shutil.copyfile(best, copied)
+            moved = {str(best): copied}
+            state_dict = state_dict | {
+                "dirpath": self.dirpath,
+                "best_model_path": copied,
+                "best_k_models": {moved.get(p, p): score for p, score in state_dict["best_k_models"].items()},
+                "kth_best_model_path": moved.get(state_dict["kth_best_model_path"], copied),
+                "last_model_path": "",
+            }
+        super().load_state_dict(state_dict)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there, so that a cut-off run leaves the previous one whole."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Write all of it to disk, then replace."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(f"{path}.{os.getpid()}.part")
+        with beside.open("wb") as stream:
+            torch.save(checkpoint, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(beside, path)
+
+
+class Recorder(L.Callback):
+    """Fills the run's record: metrics of each epoch, time (validation apart), throughput, peak memory."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+        self.epoch_s: list[float] = []
+        self.epoch_cpu_s: list[float] = []
+        self.targets = self.rows = 0
+        self.evaluate_s = 0.0
+        self.started = self.paused = (0.0, 0.0)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the epoch's clocks."""
+        self.started = _clocks()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: SequenceBatch,
+        batch_idx: int,
+    ) -> None:
+        """Count what the whole batch held, over all processes."""
+        self.targets += round(batch.normalizer * trainer.world_size)
+        self.rows += len(batch) * trainer.world_size
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the epoch's clocks."""
+        self.paused = _clocks()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let the epoch's clocks go on."""
+        if trainer.training:
+            now = _clocks()
+            self.started = (
+                self.started[0] + now[0] - self.paused[0],
+                self.started[1] + now[1] - self.paused[1],
+            )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add the epoch to the history."""
+        now = _clocks()
+        self.epoch_s.append(now[0] - self.started[0])
+        self.epoch_cpu_s.append(now[1] - self.started[1])
+        logged = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
+        validated = {k: v for k, v in pl_module.evaluated.items() if k.startswith("val/")}
+        epoch = {"epoch": trainer.current_epoch, **logged, **validated}
+        history = [*self.record.content["history"], epoch]
+        self.record.update(history=history, epochs=trainer.current_epoch + 1, **self._costs(trainer))
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of the evaluation."""
+        self.evaluate_s = time.perf_counter()
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop it."""
+        self.evaluate_s = time.perf_counter() - self.evaluate_s
+        self.record.update(**self._costs(trainer, evaluate_s=self.evaluate_s))
+
+    def _costs(self, trainer: L.Trainer, **more: float) -> dict[str, Any]:
+        timing = {**self.record.content["timing"], **more}
+        if self.epoch_s:
+            timing |= {"train_epoch_s": self.epoch_s, "train_epoch_cpu_s": self.epoch_cpu_s}
+            timing["train_targets_per_s"] = self.targets / sum(self.epoch_s)
+            timing["train_sequences_per_s"] = self.rows / sum(self.epoch_s)
+        return {"timing": timing, "peak_memory_mb": peak_memory_mb()}
+
+
+def _clocks() -> tuple[float, float]:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
+
+
+def reset_peak_memory() -> None:
+    """Start peak memory anew: the jobs of a sweep share one process."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:  # not Linux, or not allowed: the peak of the whole process is reported
+        pass
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory_mb() -> dict[str, float | None]:
+    """Largest resident memory of the process, and largest allocated memory of the GPU, in MB."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        host = float(status.split("VmHWM:")[1].split()[0]) / 1e3
+    except (OSError, IndexError):
+        import resource
+
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    device = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None
+    return {"host": host, "device": device}

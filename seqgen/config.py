@@ -1,0 +1,321 @@
+"""The composed configuration: found, checked, built, and its errors told in one sentence.
+
+The one place that knows Hydra's and OmegaConf's ways; nothing else sees `cfg` but `run`.
+"""
+
+import difflib
+import inspect
+import re
+import types
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from seqgen.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parent
+# A checkout has conf/ beside the package, a wheel inside it.
+CONFIG_DIR = str(_PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf")
+
+RUN_KEYS: dict[str, Any] = {
+    "task": str,
+    "seed": int,
+    "tags": list[str],
+    "train": bool,
+    "test": bool,
+    "ckpt_path": str | None,
+    "compile": bool,
+    "monitor": str,
+    "print_config": bool,
+}
+# Groups that build nothing by themselves: something else must refer to them, or they have no effect.
+REFERRED_GROUPS = ("attention", "loss", "optimizer", "scheduler")
+GROUPS = (*REFERRED_GROUPS, "model", "data", "trainer", "callbacks", "logger")
+
+
+def compose(overrides: Sequence[str] = (), *, output_dir: str | Path) -> DictConfig:
+    """Compose a configuration outside the command line, for notebooks and tests.
+
+    Args:
+        overrides: As on the command line, such as `["model=sasrec", "seed=1"]`.
+        output_dir: The run's folder.
+    """
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        cfg = hydra_compose("config", [*overrides], return_hydra_config=True)
+    with open_dict(cfg):
+        cfg.hydra.runtime.output_dir = str(output_dir)
+        cfg.hydra.job.num = 0
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def choices() -> dict[str, str]:
+    """Option chosen in each group of the run."""
+    chosen = HydraConfig.get().runtime.choices
+    return {
+        str(group): str(option) for group, option in chosen.items() if not str(group).startswith("hydra/")
+    }
+
+
+def overrides() -> list[str]:
+    """Overrides of the command line."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def is_sweep() -> bool:
+    """Whether this run is one job of a --multirun."""
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain resolved containers: what is stored and logged."""
+    container = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(container, dict)
+    return container  # type: ignore[return-value]
+
+
+def build(cfg: DictConfig, key: str, **more: Any) -> Any:
+    """Instantiate the node at a key; `more` are arguments that do not come from the configuration.
+
+    Raises:
+        UserError: The constructor refuses a value.
+    """
+    from hydra.utils import instantiate
+
+    # Called apart from `instantiate`, which would turn arguments that are dataclasses into dictionaries.
+    try:
+        make = instantiate(cfg[key], _convert_="all", _partial_="_target_" in cfg[key])
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+    return make(**more) if callable(make) else make
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse, before anything is built, what would fail late or have no effect.
+
+    Raises:
+        UserError: Names the key and says what to do.
+    """
+    _check_run_keys(cfg)
+    container = plain(cfg)
+    for group in GROUPS:
+        if isinstance(container.get(group), dict):
+            _check_node(container[group], group)
+    _check_groups(cfg)
+    if not cfg.train and not cfg.test:
+        raise UserError("train=false test=false leaves nothing to do; set one of them to true.")
+    if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
+        raise UserError(
+            f"ckpt_path={cfg.ckpt_path} is not a file; name a checkpoint such as .../checkpoints/last.ckpt."
+        )
+    epochs = cfg.trainer.get("max_epochs")
+    if epochs is None or epochs < 1:
+        raise UserError(
+            f"trainer.max_epochs={epochs} must be at least 1: warm-ups and schedules count in epochs."
+        )
+    known = [
+        f"val/{name}@{k}"
+        for name in ("hr", "ndcg", "coverage", "novelty", "popularity")
+        for k in cfg.metrics.k
+    ]
+    if cfg.monitor not in [*known, "val/mrr"]:
+        raise UserError(
+            f"monitor={cfg.monitor} is no validation metric{_nearest(cfg.monitor, [*known, 'val/mrr'])}."
+        )
+    if choices().get("hparams_search", "None") != "None" and not is_sweep():
+        raise UserError("hparams_search= has no effect on a single run; add --multirun.")
+    if is_sweep() and cfg.trainer.get("devices") not in (1, "1") and cfg.trainer.get("strategy") == "ddp":
+        raise UserError(
+            "--multirun with trainer.strategy=ddp would start the whole sweep again in every process; use "
+            "trainer.devices=1, or trainer.strategy=ddp_spawn."
+        )
+
+
+def sentence(error: BaseException, arguments: Sequence[str]) -> str | None:
+    """The one sentence for an error that is the user's to mend, or None for one that is ours.
+
+    Args:
+        error: What was raised.
+        arguments: The command line.
+    """
+    text = str(error).strip()
+    if isinstance(error, UserError):
+        return text
+    if isinstance(error, InstantiationException):  # a constructor failed otherwise than by a bad value
+        return None
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _hydra_sentence(text, arguments)
+    return None
+
+
+def _hydra_sentence(text: str, arguments: Sequence[str]) -> str:
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return f"{found[1]} is not a key of this configuration{_nearest(found[1], _known_keys(arguments))}."
+    if found := re.search(r"Could not find '([^']+)/([^/']+)'", text):
+        options = [
+            line.strip() for line in text.partition("Available options")[2].splitlines()[1:] if line.strip()
+        ]
+        options = [option for option in options if re.fullmatch(r"[\w-]+", option)]
+        listed = f" choose one of {', '.join(options)}" if options else " see --help"
+        return f"{found[1]}={found[2]} does not exist{_nearest(found[2], options)};{listed}."
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (
+        re.sub(r"\s+", " ", lines[0] if lines else "unknown error")
+        + " (see --help for the keys and choices)."
+    )
+
+
+def _known_keys(arguments: Sequence[str]) -> list[str]:
+    """All keys of the configuration that the group choices of a command line give."""
+    chosen = [
+        a for a in arguments if re.match(r"\w+=[\w-]+$", a) and Path(CONFIG_DIR, a.split("=")[0]).is_dir()
+    ]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+            cfg = hydra_compose("config", chosen)
+    except HydraException:
+        return []
+    keys = [part.name for part in Path(CONFIG_DIR).iterdir() if part.is_dir()]
+
+    def walk(node: Any, prefix: str) -> None:
+        for key, value in node.items():
+            keys.append(f"{prefix}{key}")
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+
+    walk(OmegaConf.to_container(cfg, resolve=False), "")
+    return keys
+
+
+def _nearest(word: str, words: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    if not close and "." in word:  # the right key under the wrong parent, or the other way round
+        close = [w for w in words if w.rpartition(".")[2] == word.rpartition(".")[2]][:1]
+    return f"; did you mean {close[0]}?"[:-1] if close else ""
+
+
+def _check_run_keys(cfg: DictConfig) -> None:
+    known = [*RUN_KEYS, *GROUPS, "metrics", "paths"]
+    for key in cfg:
+        if key not in known:
+            raise UserError(f"{key} is a key that nothing reads{_nearest(str(key), known)}; remove it.")
+    container = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(container, dict)
+    for key, hint in RUN_KEYS.items():
+        _check_type(key, container.get(key), hint)
+    for key in container["metrics"]:
+        if key != "k":
+            raise UserError(f"metrics.{key} is a key that nothing reads; did you mean metrics.k?")
+    _check_type("metrics.k", container["metrics"]["k"], list[int])
+
+
+def _check_groups(cfg: DictConfig) -> None:
+    raw = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(raw, dict)
+    referred = {group: by for by, node in raw.items() for group in _references(node)}
+    chosen = choices()
+    for group in REFERRED_GROUPS:
+        option, model = chosen.get(group, "none"), chosen.get("model")
+        if cfg.get(group) is not None and group not in referred:
+            raise UserError(f"{group}={option} has no effect on model={model}; choose {group}=none.")
+        if cfg.get(group) is None and group in referred and group != "scheduler":
+            options = sorted(
+                path.stem for path in Path(CONFIG_DIR, group).glob("*.yaml") if path.stem != "none"
+            )
+            raise UserError(f"model={model} needs {group}=; choose one of {', '.join(options)}.")
+
+
+def _references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from _references(value)
+    elif isinstance(node, str) and (found := re.fullmatch(r"\$\{(\w+)\}", node)):
+        yield found[1]
+
+
+def _check_node(node: dict[str, Any], path: str) -> None:
+    """Hold the keys of a node, and of all nodes below it, against the signature of what they build."""
+    hints: dict[str, Any] = {}
+    if "_target_" in node:
+        target = _locate(node["_target_"], path)
+        parameters = inspect.signature(target).parameters
+        hints = _hints(target)
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        for key in node:
+            if not key.startswith("_") and key not in parameters and not open_ended:
+                names = [f"{path}.{name}" for name in parameters]
+                raise UserError(
+                    f"{path}.{key} is not a key of {node['_target_']}{_nearest(f'{path}.{key}', names)}."
+                )
+    for key, value in node.items():
+        if isinstance(value, dict):
+            _check_node(value, f"{path}.{key}")
+        elif key in hints:
+            _check_type(f"{path}.{key}", value, hints[key])
+
+
+def _locate(name: str, path: str) -> Callable[..., Any]:
+    from hydra.utils import get_object
+
+    try:
+        found: Callable[..., Any] = get_object(name)
+    except Exception as error:
+        raise UserError(f"{path}._target_={name} cannot be imported ({error}).") from error
+    return found
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except Exception:  # annotations of other people's code that cannot be read are not checked
+        return {}
+
+
+def _check_type(path: str, value: Any, hint: Any) -> None:
+    if not _fits(value, hint):
+        if get_origin(hint) is Literal:
+            words = [str(word) for word in get_args(hint)]
+            raise UserError(f"{path}={value} must be one of {', '.join(words)}{_nearest(str(value), words)}.")
+        name = (
+            hint.__name__
+            if inspect.isclass(hint) and not get_args(hint)
+            else str(hint).replace("typing.", "")
+        )
+        raise UserError(f"{path}={value} must be of type {name}.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, part) for part in arguments)
+    if hint is type(None):
+        return value is None
+    if origin is Literal:
+        return value in arguments
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is str:
+        return isinstance(value, str)
+    if origin in (list, tuple, Sequence) or (inspect.isclass(origin) and issubclass(origin, Sequence)):
+        parts = [part for part in arguments if part is not Ellipsis]
+        return isinstance(value, list) and all(_fits(v, parts[0]) for v in value if parts)
+    return True

@@ -1,0 +1,120 @@
+"""`results.json` and `ranks.parquet`: what a run leaves behind for `seqgen.report` and for anyone's own scripts.
+
+`results.json` is written at the start (`running`) and replaced atomically after each epoch and at the end, in whatever way
+the run ends. Keys are added, never renamed.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+import seqgen
+
+# What does not change a run's outcome is not part of its identity.
+NOT_IDENTITY = ("paths", "logger", "print_config", "tags", "task")
+
+
+class RunRecord:
+    """The content of one run's `results.json`.
+
+    Args:
+        folder: The run's output folder.
+        config: The composed configuration as plain containers.
+        choices: Option chosen in each group.
+        overrides: The command line's overrides.
+        write: False on all processes but the first, which never touch the file.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        config: dict[str, Any],
+        choices: dict[str, str],
+        overrides: list[str],
+        write: bool,
+    ) -> None:
+        self.folder, self.write_file = folder, write
+        self.content: dict[str, Any] = {
+            "status": "running",
+            "error": None,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "run_id": None,
+            "choices": choices,
+            "overrides": overrides,
+            "seed": config["seed"],
+            "config": config,
+            "version": _versions(),
+            "device": None,
+            "data": None,
+            "parameters": None,
+            "best_epoch": None,
+            "epochs": 0,
+            "history": [],
+            "metrics": {},
+            "timing": {},
+            "peak_memory_mb": {},
+        }
+        self.update()
+
+    def update(self, **content: Any) -> None:
+        """Set these keys and write the file."""
+        self.content |= content
+        if self.write_file:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            beside = self.folder / f".results.json.{os.getpid()}"
+            beside.write_text(json.dumps(self.content, indent=1))
+            os.replace(beside, self.folder / "results.json")
+
+    def identify(self, fingerprint: str) -> None:
+        """Set the run's id, from its configuration and its data."""
+        config = self.content["config"]
+        identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+        text = json.dumps([identity, fingerprint], sort_keys=True)
+        for name, place in config["paths"].items():  # other keys hold copies, such as a checkpoint's folder
+            text = text.replace(json.dumps(place)[1:-1], f"<{name}>")
+        self.update(run_id=hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def write_ranks(folder: Path, cases: pl.DataFrame, ranked: list[dict[str, Any]], item_ids: list[Any]) -> None:
+    """Write `ranks.parquet`: the test cases with the target's rank and the ids of the recommended items.
+
+    Args:
+        folder: The run's output folder.
+        cases: All test cases in order (`SequenceDataModule.test_cases`).
+        ranked: Case indices (B,), ranks (B,) and recommended items (B, K) of each tested batch, in any order.
+        item_ids: Original ids; item i is `item_ids[i - 1]`.
+    """
+    ids = pl.Series("id", [None, *item_ids])
+    frames = []
+    for part in ranked:
+        top = part["top"].numpy()
+        lists = ids.gather(top.ravel()).reshape(top.shape).arr.to_list().list.drop_nulls()
+        frames.append(
+            pl.DataFrame({"case": part["case"].numpy(), "rank": part["rank"].numpy(), "top": lists})
+        )
+    numbered = cases.with_row_index("case").with_columns(pl.col("case").cast(pl.Int64))
+    joined = numbered.join(pl.concat(frames), on="case", how="inner").sort("case").drop("case")
+    joined.write_parquet(folder / "ranks.parquet")
+
+
+def _versions() -> dict[str, str | None]:
+    import torch
+
+    place = Path(__file__).resolve().parent.parent
+    command = ["git", "-C", str(place), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        commit = found.stdout.strip() or None if (place / ".git").exists() else None
+    except OSError:  # no git on this machine
+        commit = None
+    versions = {"seqgen": seqgen.__version__, "commit": commit, "torch": torch.__version__}
+    return versions | {"python": platform.python_version()}

@@ -1,0 +1,173 @@
+"""`python -m seqgen.run`: one run from the command line to the result table.
+
+compose -> seed -> data -> model -> trainer -> fit -> test -> summary
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from omegaconf import DictConfig
+
+from seqgen import config
+from seqgen.errors import UserError
+
+if TYPE_CHECKING:  # torch is imported inside `run`, so that --help and tab completion answer at once
+    from seqgen.data.datamodule import SequenceDataModule
+    from seqgen.model.base import SequentialRecommender
+
+
+def run(cfg: DictConfig) -> float:
+    """Train, evaluate and record one composed configuration.
+
+    Args:
+        cfg: From the command line, or from `seqgen.config.compose`.
+
+    Returns:
+        The best value of `monitor`, which sweeps maximise.
+
+    Raises:
+        UserError: Something in the configuration, the data or a file is to be mended.
+    """
+    import pytorch_lightning as L
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+    from seqgen import summary
+    from seqgen.callbacks import AtomicCheckpointIO, Recorder, StepSeed, reset_peak_memory
+    from seqgen.results import RunRecord, write_ranks
+
+    # Lightning's own use of a deprecated name, and its advice on workers, which data in memory does not need.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    started = time.perf_counter()
+    first = rank_zero_only.rank == 0
+    config.check(cfg)
+    settings = config.plain(cfg)
+    folder = Path(cfg.paths.output_dir)
+    record = RunRecord(
+        folder, config=settings, choices=config.choices(), overrides=config.overrides(), write=first
+    )
+    if first and cfg.print_config:
+        summary.print_config(settings, config.choices())
+    with _recorded(record, cfg):
+        reset_peak_memory()
+        L.seed_everything(cfg.seed, verbose=False)
+        data: SequenceDataModule = config.build(cfg, "data")
+        catalog = data.catalog
+        meta = data.prepared.meta
+        record.update(data={**{k: v for k, v in meta.items() if k != "settings"}, "split": "leave_one_out"})
+        record.identify(catalog.fingerprint)
+        record.update(timing={"prepare_s": time.perf_counter() - started})
+
+        model: SequentialRecommender = config.build(cfg, "model", catalog=catalog)
+        model.config = settings
+        record.update(parameters=sum(p.numel() for p in model.parameters()))
+        if cfg.compile:
+            model.compile_network()
+
+        loggers = list(config.build(cfg, "logger").values()) if cfg.logger else []
+        callbacks = list(config.build(cfg, "callbacks").values()) if cfg.callbacks and model.trainable else []
+        callbacks = [StepSeed(cfg.seed), Recorder(record), *callbacks]
+        plugins = [AtomicCheckpointIO()]
+        trainer: L.Trainer = config.build(
+            cfg, "trainer", logger=loggers or False, callbacks=callbacks, plugins=plugins
+        )
+        record.update(device=summary.device_name(trainer))
+        for logger in loggers:
+            logger.log_hyperparams(
+                {**config.choices(), **settings, "parameters": record.content["parameters"]}
+            )
+
+        if cfg.train:
+            _fit(cfg, trainer, model, data)
+        if cfg.test and not trainer.fast_dev_run:
+            _test(cfg, trainer, model, data)
+            if trainer.is_global_zero:
+                write_ranks(folder, data.test_cases(), model.ranked, catalog.item_ids)
+        record.update(metrics=model.evaluated, best_epoch=summary.best_epoch(trainer))
+        record.content["timing"]["total_s"] = time.perf_counter() - started
+    if trainer.is_global_zero:
+        summary.print_summary(record)
+    return summary.objective(model.evaluated, record, cfg.monitor)
+
+
+def _fit(cfg: DictConfig, trainer: Any, model: "SequentialRecommender", data: "SequenceDataModule") -> None:
+    if model.trainable:
+        trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+        return
+    if cfg.ckpt_path:
+        raise UserError(
+            f"ckpt_path has no effect with model={config.choices()['model']}, which is not trained by steps."
+        )
+    trainer.validate(model, datamodule=data, verbose=False)
+    if not trainer.fast_dev_run:
+        trainer.save_checkpoint(Path(cfg.paths.output_dir, "checkpoints", "last.ckpt"))
+
+
+def _test(cfg: DictConfig, trainer: Any, model: "SequentialRecommender", data: "SequenceDataModule") -> None:
+    best = trainer.checkpoint_callback.best_model_path if cfg.train and trainer.checkpoint_callback else None
+    if not cfg.train and model.trainable and cfg.ckpt_path is None:
+        raise UserError("train=false needs ckpt_path=, the checkpoint to test.")
+    checkpoint = best or (None if cfg.train else cfg.ckpt_path)
+    trainer.test(model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+
+
+@contextlib.contextmanager
+def _recorded(record: Any, cfg: DictConfig) -> Iterator[None]:
+    """Say in the record how the run ended, and finish a W&B run, in whatever way it ends."""
+    environment = dict(os.environ)
+    failed = True
+    main_thread_handler = signal.getsignal(signal.SIGTERM)
+    with contextlib.suppress(ValueError):  # only the main thread may set a handler
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+        record.update(status="finished")
+        failed = False
+    except (KeyboardInterrupt, SystemExit):
+        record.update(status="stopped", error="The run was interrupted.")
+        raise
+    except BaseException as error:
+        text = config.sentence(error, sys.argv[1:]) or f"{type(error).__name__}: {error}"
+        record.update(status="failed", error=text)
+        if record.write_file and config.is_sweep():  # Hydra tells a sweep's errors only after its last job
+            print(f"seqgen: {' '.join(record.content['overrides'])}: {text}", file=sys.stderr)
+        raise
+    finally:
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGTERM, main_thread_handler)
+        if "wandb" in sys.modules and cfg.logger and "wandb" in cfg.logger:
+            sys.modules["wandb"].finish(exit_code=int(failed))
+        # An offline W&B logger sets WANDB_MODE for the process, which would stick for the next job of a sweep.
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+@hydra.main(config_path=config.CONFIG_DIR, config_name="config", version_base="1.3")
+def _hydra_main(cfg: DictConfig) -> float:
+    return run(cfg)
+
+
+def main() -> None:
+    """The command line: errors that are the user's to mend are one sentence and exit code 1."""
+    wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        _hydra_main()
+    except Exception as error:
+        text = config.sentence(error, sys.argv[1:])
+        if wants_trace or text is None:
+            raise
+        print(f"seqgen: {text}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

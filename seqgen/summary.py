@@ -1,0 +1,107 @@
+"""What a run prints: its configuration at the start, one table at the end."""
+
+import math
+from typing import Any
+
+import pytorch_lightning as L
+import torch
+from rich import print as rich_print
+from rich.table import Table
+
+from seqgen.results import RunRecord
+
+
+def print_config(settings: dict[str, Any], choices: dict[str, str]) -> None:
+    """Print the choice of each group with its values, one line each; `.hydra/config.yaml` holds all of it."""
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    run_keys = {key: value for key, value in settings.items() if key not in choices}
+    table.add_row("[bold]run", "", _pairs(run_keys))
+    for group, option in choices.items():
+        long_or_fixed = group in ("trainer", "callbacks", "logger", "paths", "hydra")
+        if (option not in ("none", "None") and group in settings) or (
+            group == "experiment" and option != "None"
+        ):
+            table.add_row(
+                f"[bold]{group}", option, "" if long_or_fixed else _pairs(settings.get(group) or {})
+            )
+    rich_print(table)
+
+
+def _pairs(node: dict[str, Any]) -> str:
+    shown = []
+    for key, value in node.items():
+        if isinstance(value, dict):
+            if "_target_" not in value:
+                shown.append(_pairs({f"{key}.{name}": inner for name, inner in value.items()}))
+        elif not key.startswith("_") and value is not None:
+            shown.append(f"{key}={str(value).replace('[', chr(92) + '[')}")
+    return " ".join(shown)
+
+
+def print_summary(record: RunRecord) -> None:
+    """Print metrics, time, throughput, memory and places of a finished run as one table."""
+    content = record.content
+    choices = content["choices"]
+    print(
+        "\n"
+        + " / ".join(choices[k] for k in ("model", "attention", "data") if choices.get(k, "none") != "none")
+    )
+    table = Table(show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    split = "test" if any(name.startswith("test/") for name in content["metrics"]) else "val"
+    metrics = {
+        k.removeprefix(f"{split}/"): v for k, v in content["metrics"].items() if k.startswith(f"{split}/")
+    }
+    for name, value in metrics.items():
+        if "@" not in name:
+            table.add_row(f"{split}/{name}", f"{value:.4f}")
+    timing, memory = content["timing"], content["peak_memory_mb"]
+    table.add_section()
+    if content["best_epoch"] is not None:
+        table.add_row("best epoch (from 0)", f"{content['best_epoch']} of {content['epochs']}")
+    if "train_epoch_s" in timing:
+        table.add_row(
+            "seconds per epoch", f"{sum(timing['train_epoch_s']) / len(timing['train_epoch_s']):.2f}"
+        )
+        table.add_row("sequences per second", f"{timing['train_sequences_per_s']:,.0f}")
+        table.add_row("targets per second", f"{timing['train_targets_per_s']:,.0f}")
+    if memory.get("host"):
+        table.add_row("peak memory, MB", f"{memory['host']:,.0f}")
+    if memory.get("device"):
+        table.add_row("peak GPU memory, MB", f"{memory['device']:,.0f}")
+    table.add_row("parameters", f"{content['parameters']:,}")
+    rich_print(_metric_table(metrics, split), table)
+    print(f"Files: {record.folder}")
+
+
+def _metric_table(metrics: dict[str, float], split: str) -> Table:
+    """Metrics with a list length: one row per K, one column per metric."""
+    names = list(dict.fromkeys(name.partition("@")[0] for name in metrics if "@" in name))
+    table = Table()
+    table.add_column(f"{split}, K")
+    for name in names:
+        table.add_column(name, justify="right")
+    for k in sorted({int(name.partition("@")[2]) for name in metrics if "@" in name}):
+        table.add_row(str(k), *(f"{metrics[f'{name}@{k}']:.4g}" for name in names))
+    return table
+
+
+def device_name(trainer: L.Trainer) -> str:
+    """Name of the device that a trainer uses."""
+    if trainer.strategy.root_device.type == "cuda":
+        return torch.cuda.get_device_name(trainer.strategy.root_device)
+    return trainer.strategy.root_device.type
+
+
+def best_epoch(trainer: L.Trainer) -> int | None:
+    """Epoch of the best checkpoint, counted from 0; None where none was kept."""
+    path = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    return int(torch.load(path, map_location="cpu", weights_only=True)["epoch"]) if path else None
+
+
+def objective(evaluated: dict[str, float], record: RunRecord, monitor: str) -> float:
+    """The best value of the monitored metric over the epochs; minus infinity where it is not a number."""
+    values = [epoch[monitor] for epoch in record.content["history"] if monitor in epoch]
+    best = max(values, default=evaluated.get(monitor, float("nan")))
+    return float("-inf") if math.isnan(best) else best
