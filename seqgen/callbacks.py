@@ -1,5 +1,6 @@
-"""Callbacks of every run: noise that a resumed run repeats, a best checkpoint that survives a resume, and the record."""
+"""Callbacks of every run: noise that a resumed run repeats, a best checkpoint that survives it, and the record."""
 
+import contextlib
 import os
 import shutil
 import time
@@ -12,11 +13,12 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from seqgen.data.sequences import SequenceBatch
+from seqgen.model.base import SequentialRecommender
 from seqgen.results import RunRecord
 
 
 class StepSeed(L.Callback):
-    """Reseed torch's generators at each training step from (seed, epoch, step, rank), so that resuming needs counters only."""
+    """Reseeds torch at each training step from (seed, epoch, step, rank), so that resuming needs counters only."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -26,9 +28,7 @@ class StepSeed(L.Callback):
     ) -> None:
         """Before any noise of the step is drawn."""
         counters = (trainer.current_epoch, batch_idx, trainer.global_rank)
-        torch.manual_seed(
-            hash((self.seed, *counters))
-        )  # a tuple of integers hashes the same in every process
+        torch.manual_seed(hash((self.seed, *counters)))  # a tuple of integers hashes the same in every process
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -58,9 +58,7 @@ class BestCheckpoint(ModelCheckpoint):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there, so that a cut-off run leaves the previous one whole."""
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write all of it to disk, then replace."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         beside = Path(f"{path}.{os.getpid()}.part")
@@ -117,6 +115,7 @@ class Recorder(L.Callback):
         self.epoch_s.append(now[0] - self.started[0])
         self.epoch_cpu_s.append(now[1] - self.started[1])
         logged = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
+        assert isinstance(pl_module, SequentialRecommender)
         validated = {k: v for k, v in pl_module.evaluated.items() if k.startswith("val/")}
         epoch = {"epoch": trainer.current_epoch, **logged, **validated}
         history = [*self.record.content["history"], epoch]
@@ -148,10 +147,8 @@ def _clocks() -> tuple[float, float]:
 
 def reset_peak_memory() -> None:
     """Start peak memory anew: the jobs of a sweep share one process."""
-    try:
+    with contextlib.suppress(OSError):  # not Linux, or not allowed: the peak of the whole process is reported
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # not Linux, or not allowed: the peak of the whole process is reported
-        pass
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 

@@ -64,9 +64,7 @@ def compose(overrides: Sequence[str] = (), *, output_dir: str | Path) -> DictCon
 def choices() -> dict[str, str]:
     """Option chosen in each group of the run."""
     chosen = HydraConfig.get().runtime.choices
-    return {
-        str(group): str(option) for group, option in chosen.items() if not str(group).startswith("hydra/")
-    }
+    return {str(group): str(option) for group, option in chosen.items() if not str(group).startswith("hydra/")}
 
 
 def overrides() -> list[str]:
@@ -124,18 +122,10 @@ def check(cfg: DictConfig) -> None:
         )
     epochs = cfg.trainer.get("max_epochs")
     if epochs is None or epochs < 1:
-        raise UserError(
-            f"trainer.max_epochs={epochs} must be at least 1: warm-ups and schedules count in epochs."
-        )
-    known = [
-        f"val/{name}@{k}"
-        for name in ("hr", "ndcg", "coverage", "novelty", "popularity")
-        for k in cfg.metrics.k
-    ]
+        raise UserError(f"trainer.max_epochs={epochs} must be at least 1: warm-ups and schedules count in epochs.")
+    known = [f"val/{name}@{k}" for name in ("hr", "ndcg", "coverage", "novelty", "popularity") for k in cfg.metrics.k]
     if cfg.monitor not in [*known, "val/mrr"]:
-        raise UserError(
-            f"monitor={cfg.monitor} is no validation metric{_nearest(cfg.monitor, [*known, 'val/mrr'])}."
-        )
+        raise UserError(f"monitor={cfg.monitor} is no validation metric{_nearest(cfg.monitor, [*known, 'val/mrr'])}.")
     if choices().get("hparams_search", "None") != "None" and not is_sweep():
         raise UserError("hparams_search= has no effect on a single run; add --multirun.")
     if is_sweep() and cfg.trainer.get("devices") not in (1, "1") and cfg.trainer.get("strategy") == "ddp":
@@ -166,24 +156,17 @@ def _hydra_sentence(text: str, arguments: Sequence[str]) -> str:
     if found := re.search(r"Could not override '([^']+)'", text):
         return f"{found[1]} is not a key of this configuration{_nearest(found[1], _known_keys(arguments))}."
     if found := re.search(r"Could not find '([^']+)/([^/']+)'", text):
-        options = [
-            line.strip() for line in text.partition("Available options")[2].splitlines()[1:] if line.strip()
-        ]
+        options = [line.strip() for line in text.partition("Available options")[2].splitlines()[1:] if line.strip()]
         options = [option for option in options if re.fullmatch(r"[\w-]+", option)]
         listed = f" choose one of {', '.join(options)}" if options else " see --help"
         return f"{found[1]}={found[2]} does not exist{_nearest(found[2], options)};{listed}."
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (
-        re.sub(r"\s+", " ", lines[0] if lines else "unknown error")
-        + " (see --help for the keys and choices)."
-    )
+    return re.sub(r"\s+", " ", lines[0] if lines else "unknown error") + " (see --help for the keys and choices)."
 
 
 def _known_keys(arguments: Sequence[str]) -> list[str]:
     """All keys of the configuration that the group choices of a command line give."""
-    chosen = [
-        a for a in arguments if re.match(r"\w+=[\w-]+$", a) and Path(CONFIG_DIR, a.split("=")[0]).is_dir()
-    ]
+    chosen = [a for a in arguments if re.match(r"\w+=[\w-]+$", a) and Path(CONFIG_DIR, a.split("=")[0]).is_dir()]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
@@ -211,9 +194,9 @@ def _nearest(word: str, words: Sequence[str]) -> str:
 
 def _check_run_keys(cfg: DictConfig) -> None:
     known = [*RUN_KEYS, *GROUPS, "metrics", "paths"]
-    for key in cfg:
+    for key in map(str, cfg):
         if key not in known:
-            raise UserError(f"{key} is a key that nothing reads{_nearest(str(key), known)}; remove it.")
+            raise UserError(f"{key} is a key that nothing reads{_nearest(key, known)}; remove it.")
     container = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(container, dict)
     for key, hint in RUN_KEYS.items():
@@ -234,9 +217,7 @@ def _check_groups(cfg: DictConfig) -> None:
         if cfg.get(group) is not None and group not in referred:
             raise UserError(f"{group}={option} has no effect on model={model}; choose {group}=none.")
         if cfg.get(group) is None and group in referred and group != "scheduler":
-            options = sorted(
-                path.stem for path in Path(CONFIG_DIR, group).glob("*.yaml") if path.stem != "none"
-            )
+            options = sorted(path.stem for path in Path(CONFIG_DIR, group).glob("*.yaml") if path.stem != "none")
             raise UserError(f"model={model} needs {group}=; choose one of {', '.join(options)}.")
 
 
@@ -259,9 +240,7 @@ def _check_node(node: dict[str, Any], path: str) -> None:
         for key in node:
             if not key.startswith("_") and key not in parameters and not open_ended:
                 names = [f"{path}.{name}" for name in parameters]
-                raise UserError(
-                    f"{path}.{key} is not a key of {node['_target_']}{_nearest(f'{path}.{key}', names)}."
-                )
+                raise UserError(f"{path}.{key} is not a key of {node['_target_']}{_nearest(f'{path}.{key}', names)}.")
     for key, value in node.items():
         if isinstance(value, dict):
             _check_node(value, f"{path}.{key}")
@@ -291,11 +270,7 @@ def _check_type(path: str, value: Any, hint: Any) -> None:
         if get_origin(hint) is Literal:
             words = [str(word) for word in get_args(hint)]
             raise UserError(f"{path}={value} must be one of {', '.join(words)}{_nearest(str(value), words)}.")
-        name = (
-            hint.__name__
-            if inspect.isclass(hint) and not get_args(hint)
-            else str(hint).replace("typing.", "")
-        )
+        name = hint.__name__ if inspect.isclass(hint) and not get_args(hint) else str(hint).replace("typing.", "")
         raise UserError(f"{path}={value} must be of type {name}.")
 
 

@@ -2,7 +2,8 @@
 
     b rows, l columns, r query rows (l, or 1 when only the newest is asked for), D width
 
-A block owns its normalisations, whatever the attention inside. With S(x) the attention's query source (mostly x itself):
+A block owns its normalisations, whatever the attention inside. With S(x) the attention's query source (mostly x
+itself):
 
     query  q = LN(S(x));  y = LN(q + Attention(q, x));   out = y + FFN(y)      SASRec and MQSA-TED: the residual is the
                                                                                normalised query; key and value are raw
@@ -74,8 +75,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: SequenceMask, progress: float) -> tuple[Tensor, Aux]:
         """(b, l, D) -> (b, r, D) and the attention's auxiliary losses."""
-        source: Tensor = self.attention.source(x, mask) if hasattr(self.attention, "source") else x
-        source = mask.query_rows(source)
+        make_source: Callable[..., Tensor] | None = getattr(self.attention, "source", None)
+        source = mask.query_rows(make_source(x, mask) if make_source else x)
         if self.norm == "query":
             query = self.norm_attention(source)
             attended, aux = self.attention(query, x, mask, progress)
@@ -121,33 +122,31 @@ class Encoder(nn.Module):
         for name, choice, choices in (("norm", norm, Norm), ("activation", activation, Activation)):
             if choice not in get_args(choices):
                 raise UserError(f"model.{name}={choice} is not one of {', '.join(get_args(choices))}.")
-        block = {
-            "hidden_dim": hidden_dim,
-            "ffn_dim": ffn_dim,
-            "activation": activation,
-            "norm": norm,
-            "dropout": dropout,
-        }
-        self.weights = [weight for weight, _ in attention if weight != 0]
-        self.stacks = nn.ModuleList()
-        self.norms = nn.ModuleList()
-        for weight, make_layer in attention:
-            if weight != 0:
-                layers = [make_layer(hidden_dim=hidden_dim, max_len=max_len) for _ in range(num_layers)]
-                self.stacks.append(nn.ModuleList(Block(layer, **block) for layer in layers))  # type: ignore[arg-type]
-                normed = norm in ("query", "pre")
-                self.norms.append(nn.LayerNorm(hidden_dim, eps=NORM_EPS) if normed else nn.Identity())
+
+        def stack(make_layer: Callable[..., nn.Module]) -> nn.ModuleList:
+            layers = [make_layer(hidden_dim=hidden_dim, max_len=max_len) for _ in range(num_layers)]
+            sizes = {"hidden_dim": hidden_dim, "ffn_dim": ffn_dim}
+            return nn.ModuleList(
+                Block(layer, **sizes, activation=activation, norm=norm, dropout=dropout) for layer in layers
+            )
+
+        built = [(weight, make_layer) for weight, make_layer in attention if weight != 0]
+        self.weights = [weight for weight, _ in built]
+        self.stacks = nn.ModuleList(stack(make_layer) for _, make_layer in built)
+        normed = norm in ("query", "pre")
+        self.norms = nn.ModuleList(nn.LayerNorm(hidden_dim, eps=NORM_EPS) if normed else nn.Identity() for _ in built)
 
     def forward(
         self, x: Tensor, lengths: Tensor, *, last_only: bool = False, progress: float = 1.0
     ) -> tuple[Tensor, Aux]:
-        """(b, l, D), lengths (b,) -> (b, l, D), or (b, D) at the newest position; auxiliary losses summed over layers."""
+        """(b, l, D), lengths (b,) -> (b, l, D), or (b, D) of the newest position; auxiliary losses over layers."""
         every, newest = SequenceMask(lengths, x.shape[1]), SequenceMask(lengths, x.shape[1], last=True)
         outputs, auxes = [], []
         for weight, stack, norm in zip(self.weights, self.stacks, self.norms, strict=True):
             hidden = x
-            for depth, block in enumerate(stack):  # type: ignore[arg-type]
-                only_newest = last_only and depth == len(stack) - 1  # type: ignore[arg-type]
+            assert isinstance(stack, nn.ModuleList)
+            for depth, block in enumerate(stack):
+                only_newest = last_only and depth == len(stack) - 1
                 hidden, aux = block(hidden, newest if only_newest else every, progress)
                 auxes.append(aux)
             outputs.append(weight * norm(hidden))

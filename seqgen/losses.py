@@ -2,8 +2,8 @@
 
     N targets, D width, I items, K negatives
 
-A loss is `f(hidden (N, D), table (I + 1, D), targets (N,), batch) -> scalar`: the sum over this process's targets divided
-by `batch.normalizer`. Row 0 of the table is padding and no class of any loss. Settings are bound by the YAML
+A loss is `f(hidden (N, D), table (I + 1, D), targets (N,), batch) -> scalar`: the sum over this process's targets
+divided by `batch.normalizer`. Row 0 of the table is padding and no class of any loss. Settings are bound by the YAML
 (`_partial_: true`).
 """
 
@@ -53,17 +53,13 @@ def binary_cross_entropy(
     """
     if num_negatives < 1:
         raise UserError(f"loss.num_negatives={num_negatives} must be at least 1.")
-    negatives = sample_negatives(
-        batch, len(table) - 1, num_negatives=num_negatives, exclude_seen=exclude_seen
-    )
+    negatives = sample_negatives(batch, len(table) - 1, num_negatives=num_negatives, exclude_seen=exclude_seen)
     positive = F.softplus(-(hidden * table[targets]).sum(dim=-1))
     negative = F.softplus(torch.einsum("nd,nkd->nk", hidden, table[negatives])).mean(dim=-1)
     return (positive + negative).sum() / batch.normalizer
 
 
-def sample_negatives(
-    batch: SequenceBatch, num_items: int, *, num_negatives: int, exclude_seen: bool
-) -> Tensor:
+def sample_negatives(batch: SequenceBatch, num_items: int, *, num_negatives: int, exclude_seen: bool) -> Tensor:
     """Uniform items for each target, (N, K): exactly uniform over the unseen ones, without rejection.
 
     The r-th unseen item of a user is r plus the number of seen items below it. With s_k the k-th seen item (k from 0),
@@ -96,10 +92,10 @@ def sample_negatives(
 def weighted_logsumexp(hidden: Tensor, table: Tensor, weights: Tensor) -> Tensor:
     """Sum over n of weights[n] * logsumexp over i of hidden[n] . table[i].
 
-    Cross-entropy against any target distribution p is this minus sum_i p_i hidden . table[i], which is cheap where p is
-    sparse or constant over most items. Never holds more than a chunk of the (N, I) logits: the gradients are made chunk by
-    chunk in the forward pass, with three matrix products and no recomputation. It does the work of torch 2.13's
-    `F.linear_cross_entropy` with weights per row, on every torch, and on a CPU it takes less time
+    Cross-entropy against any target distribution p is this minus sum_i p_i hidden . table[i], which is cheap where p
+    is sparse or constant over most items. Never holds more than a chunk of the (N, I) logits: the gradients are made
+    chunk by chunk in the forward pass, with three matrix products and no recomputation. It does the work of torch
+    2.13's `F.linear_cross_entropy` with weights per row, on every torch, and on a CPU it takes less time
     (`benchmarks/cross_entropy.py`).
 
     Args:
@@ -133,7 +129,7 @@ class _WeightedLogSumExp(torch.autograd.Function):
         return (weights * log_sum).sum()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_hidden, grad_table = ctx.saved_tensors
         return grad * grad_hidden, grad * grad_table, None

@@ -2,9 +2,10 @@
 
     B cases, I items, K list length
 
-The rank is the number of candidates whose score is not below the target's, the target included: ties and NaN count against
-the model, so a constant or broken scorer gets nothing. All accuracy metrics come from one integer histogram of ranks, all
-list metrics from integer counts of recommended items, so any batch size and any number of processes give the same numbers.
+The rank is the number of candidates whose score is not below the target's, the target included: ties and NaN count
+against the model, so a constant or broken scorer gets nothing. All accuracy metrics come from one integer histogram
+of ranks, all list metrics from integer counts of recommended items, so any batch size and any number of processes
+give the same numbers.
 """
 
 from collections.abc import Sequence
@@ -35,11 +36,7 @@ def top_items(scores: Tensor, k: int) -> Tensor:
     if bool(values.isnan().any()):  # torch takes NaN for the largest value
         scores = scores.masked_fill(scores.isnan(), float("-inf"))
         values, items = scores.topk(k_more, dim=1)
-    tied = (
-        values[:, k - 1] == values[:, k_more - 1]
-        if k_more > k
-        else torch.zeros_like(values[:, 0], dtype=torch.bool)
-    )
+    tied = values[:, k - 1] == values[:, k_more - 1] if k_more > k else torch.zeros_like(values[:, 0], dtype=torch.bool)
     if bool(tied.any()):
         # torch.topk leaves open which of equal scores it takes; a stable sort takes the lowest ids.
         values[tied], items[tied] = (
@@ -77,9 +74,7 @@ class RankingMetrics(Metric):
         super().__init__()
         self.k = sorted({int(length) for length in k})
         if not self.k or self.k[0] < 1 or self.k[-1] > len(item_counts) - 1:
-            raise UserError(
-                f"metrics.k={list(k)} must be list lengths between 1 and the {len(item_counts) - 1} items."
-            )
+            raise UserError(f"metrics.k={list(k)} must be list lengths between 1 and the {len(item_counts) - 1} items.")
         self.item_counts = item_counts.clone()
         self.add_state("histogram", torch.zeros(len(item_counts) + 1, dtype=torch.long), dist_reduce_fx="sum")
         counts = torch.zeros(len(self.k), len(item_counts), dtype=torch.long)

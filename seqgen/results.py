@@ -1,7 +1,7 @@
 """`results.json` and `ranks.parquet`: what a run leaves behind for `seqgen.report` and for anyone's own scripts.
 
-`results.json` is written at the start (`running`) and replaced atomically after each epoch and at the end, in whatever way
-the run ends. Keys are added, never renamed.
+`results.json` is written at the start (`running`) and replaced atomically after each epoch and at the end, in
+whatever way the run ends. Keys are added, never renamed.
 """
 
 import hashlib
@@ -98,9 +98,7 @@ def write_ranks(folder: Path, cases: pl.DataFrame, ranked: list[dict[str, Any]],
     for part in ranked:
         top = part["top"].numpy()
         lists = ids.gather(top.ravel()).reshape(top.shape).arr.to_list().list.drop_nulls()
-        frames.append(
-            pl.DataFrame({"case": part["case"].numpy(), "rank": part["rank"].numpy(), "top": lists})
-        )
+        frames.append(pl.DataFrame({"case": part["case"].numpy(), "rank": part["rank"].numpy(), "top": lists}))
     numbered = cases.with_row_index("case").with_columns(pl.col("case").cast(pl.Int64))
     joined = numbered.join(pl.concat(frames), on="case", how="inner").sort("case").drop("case")
     joined.write_parquet(folder / "ranks.parquet")

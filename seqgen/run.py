@@ -4,6 +4,7 @@ compose -> seed -> data -> model -> trainer -> fit -> test -> summary
 """
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -37,23 +38,22 @@ def run(cfg: DictConfig) -> float:
         UserError: Something in the configuration, the data or a file is to be mended.
     """
     import pytorch_lightning as L
-    from lightning_fabric.utilities.rank_zero import rank_zero_only
+    from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
     from seqgen import summary
     from seqgen.callbacks import AtomicCheckpointIO, Recorder, StepSeed, reset_peak_memory
     from seqgen.results import RunRecord, write_ranks
 
-    # Lightning's own use of a deprecated name, and its advice on workers, which data in memory does not need.
+    # Lightning's notices at start, its use of a deprecated name, its advice on workers (data in memory needs none).
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     started = time.perf_counter()
-    first = rank_zero_only.rank == 0
+    first = getattr(rank_zero_only, "rank", 0) == 0
     config.check(cfg)
     settings = config.plain(cfg)
     folder = Path(cfg.paths.output_dir)
-    record = RunRecord(
-        folder, config=settings, choices=config.choices(), overrides=config.overrides(), write=first
-    )
+    record = RunRecord(folder, config=settings, choices=config.choices(), overrides=config.overrides(), write=first)
     if first and cfg.print_config:
         summary.print_config(settings, config.choices())
     with _recorded(record, cfg):
@@ -76,18 +76,14 @@ def run(cfg: DictConfig) -> float:
         callbacks = list(config.build(cfg, "callbacks").values()) if cfg.callbacks and model.trainable else []
         callbacks = [StepSeed(cfg.seed), Recorder(record), *callbacks]
         plugins = [AtomicCheckpointIO()]
-        trainer: L.Trainer = config.build(
-            cfg, "trainer", logger=loggers or False, callbacks=callbacks, plugins=plugins
-        )
+        trainer: L.Trainer = config.build(cfg, "trainer", logger=loggers or False, callbacks=callbacks, plugins=plugins)
         record.update(device=summary.device_name(trainer))
         for logger in loggers:
-            logger.log_hyperparams(
-                {**config.choices(), **settings, "parameters": record.content["parameters"]}
-            )
+            logger.log_hyperparams({**config.choices(), **settings, "parameters": record.content["parameters"]})
 
         if cfg.train:
             _fit(cfg, trainer, model, data)
-        if cfg.test and not trainer.fast_dev_run:
+        if cfg.test and not cfg.trainer.fast_dev_run:
             _test(cfg, trainer, model, data)
             if trainer.is_global_zero:
                 write_ranks(folder, data.test_cases(), model.ranked, catalog.item_ids)
@@ -107,7 +103,7 @@ def _fit(cfg: DictConfig, trainer: Any, model: "SequentialRecommender", data: "S
             f"ckpt_path has no effect with model={config.choices()['model']}, which is not trained by steps."
         )
     trainer.validate(model, datamodule=data, verbose=False)
-    if not trainer.fast_dev_run:
+    if not cfg.trainer.fast_dev_run:
         trainer.save_checkpoint(Path(cfg.paths.output_dir, "checkpoints", "last.ckpt"))
 
 

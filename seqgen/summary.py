@@ -18,12 +18,8 @@ def print_config(settings: dict[str, Any], choices: dict[str, str]) -> None:
     table.add_row("[bold]run", "", _pairs(run_keys))
     for group, option in choices.items():
         long_or_fixed = group in ("trainer", "callbacks", "logger", "paths", "hydra")
-        if (option not in ("none", "None") and group in settings) or (
-            group == "experiment" and option != "None"
-        ):
-            table.add_row(
-                f"[bold]{group}", option, "" if long_or_fixed else _pairs(settings.get(group) or {})
-            )
+        if (option not in ("none", "None") and group in settings) or (group == "experiment" and option != "None"):
+            table.add_row(f"[bold]{group}", option, "" if long_or_fixed else _pairs(settings.get(group) or {}))
     rich_print(table)
 
 
@@ -42,17 +38,12 @@ def print_summary(record: RunRecord) -> None:
     """Print metrics, time, throughput, memory and places of a finished run as one table."""
     content = record.content
     choices = content["choices"]
-    print(
-        "\n"
-        + " / ".join(choices[k] for k in ("model", "attention", "data") if choices.get(k, "none") != "none")
-    )
+    print("\n" + " / ".join(choices[k] for k in ("model", "attention", "data") if choices.get(k, "none") != "none"))
     table = Table(show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
     split = "test" if any(name.startswith("test/") for name in content["metrics"]) else "val"
-    metrics = {
-        k.removeprefix(f"{split}/"): v for k, v in content["metrics"].items() if k.startswith(f"{split}/")
-    }
+    metrics = {k.removeprefix(f"{split}/"): v for k, v in content["metrics"].items() if k.startswith(f"{split}/")}
     for name, value in metrics.items():
         if "@" not in name:
             table.add_row(f"{split}/{name}", f"{value:.4f}")
@@ -61,9 +52,7 @@ def print_summary(record: RunRecord) -> None:
     if content["best_epoch"] is not None:
         table.add_row("best epoch (from 0)", f"{content['best_epoch']} of {content['epochs']}")
     if "train_epoch_s" in timing:
-        table.add_row(
-            "seconds per epoch", f"{sum(timing['train_epoch_s']) / len(timing['train_epoch_s']):.2f}"
-        )
+        table.add_row("seconds per epoch", f"{sum(timing['train_epoch_s']) / len(timing['train_epoch_s']):.2f}")
         table.add_row("sequences per second", f"{timing['train_sequences_per_s']:,.0f}")
         table.add_row("targets per second", f"{timing['train_targets_per_s']:,.0f}")
     if memory.get("host"):

@@ -65,9 +65,7 @@ def test_seeds_form_one_group_with_mean_and_sample_std(tmp_path):
         own = {"callbacks": {"best": {"dirpath": f"{folder}/checkpoints"}}, "data": seeds}
         metrics = {"test/hr@10": hit, "val/hr@10": None}
         write_run(folder, seed=seed, config=ignored | own, metrics=metrics, timing={"train_epoch_s": epochs})
-    write_run(
-        tmp_path / "3", seed=1, config={"model": {"hidden_dim": 8}}, metrics={"test/hr@10": 0.5}, ranks=[1]
-    )
+    write_run(tmp_path / "3", seed=1, config={"model": {"hidden_dim": 8}}, metrics={"test/hr@10": 0.5}, ranks=[1])
     for job in range(3):
         write_ranks(tmp_path / str(job), [(0, 7, 1)])
     row, single = report([tmp_path]).iter_rows(named=True)
@@ -175,11 +173,7 @@ def slow_interval(differences, rng, samples):
     """Resample whole users, given the list of differences of each."""
     means = []
     for _ in range(samples):
-        cases = [
-            case
-            for user in rng.integers(len(differences), size=len(differences))
-            for case in differences[user]
-        ]
+        cases = [case for user in rng.integers(len(differences), size=len(differences)) for case in differences[user]]
         means.append(sum(cases) / len(cases))
     return np.percentile(means, [2.5, 97.5])
 
@@ -197,9 +191,7 @@ def test_interval_agrees_with_a_slow_plain_bootstrap(tmp_path):
     assert row["difference"] == pytest.approx(np.mean(gains))
     other_draws = report([tmp_path], compare="test/mrr", samples=4000, seed=1).row(1, named=True)
     assert row["low"] != other_draws["low"]
-    by_user = [
-        [gain for gain, (owner, _) in zip(gains, owners, strict=True) if owner == user] for user in range(60)
-    ]
+    by_user = [[gain for gain, (owner, _) in zip(gains, owners, strict=True) if owner == user] for user in range(60)]
     slow = slow_interval(by_user, np.random.default_rng(11), 4000)
     width = slow[1] - slow[0]
     assert [row["low"], row["high"]] == pytest.approx(slow, abs=0.06 * width)
@@ -259,9 +251,7 @@ def test_a_run_found_twice_counts_once(tmp_path, capsys):
     write_run(tmp_path / "0", run_id="r", metrics={"test/mrr": 0.7}, mtime=2000)
     write_run(tmp_path / "1", run_id="r", metrics={"test/mrr": 0.1}, mtime=1000)
     write_run(tmp_path / "2", run_id="r", seed=2, metrics={"test/mrr": 0.5})
-    write_run(
-        tmp_path / "3", run_id="s", seed=2, config={"tags": ["x"]}, metrics={"test/mrr": 0.3}, mtime=500
-    )
+    write_run(tmp_path / "3", run_id="s", seed=2, config={"tags": ["x"]}, metrics={"test/mrr": 0.3}, mtime=500)
     notes = []
     row = report([tmp_path], notes=notes).row(0, named=True)
     assert (row["seeds"], row["test/mrr"]) == (2, pytest.approx(0.6))
@@ -311,9 +301,7 @@ def test_table_and_csv(tmp_path, capsys):
     main([str(tmp_path), "--csv", str(file), "--compare", "test/hr@1", "--samples", "77", "--seed", "4"])
     out = capsys.readouterr().out
     rows = {
-        cells[0]: cells
-        for cells in ([c.strip() for c in line.split("│")[1:-1]] for line in out.splitlines())
-        if cells
+        cells[0]: cells for cells in ([c.strip() for c in line.split("│")[1:-1]] for line in out.splitlines()) if cells
     }
     assert rows["a / softmax / ml1m"] == ["a / softmax / ml1m", "2", "0.4167 ± 0.1179", "-", "baseline"]
     assert rows["b / softmax / ml1m"] == [
@@ -445,9 +433,7 @@ def test_the_command_imports_no_torch_and_cuts_no_column(two_runs):
     file = two_runs / "0" / "results.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"metrics": dict.fromkeys(names, 0.123456)}))
     command = [sys.executable, "-c", code, str(two_runs), "--metrics", ",".join(names), "--samples", "9"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"}, check=True
-    )
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"}, check=True)
     header = next(line for line in done.stdout.splitlines() if "seeds" in line)
     assert [name for name in names if f" {name} " not in header] == []
     assert done.stdout.count("0.1235") == 9

@@ -2,15 +2,15 @@
 
     b rows, l columns, r query rows (l, or 1 when only the newest is asked for), D width, H heads, d = D / H
 
-One file per mechanism. Each has a function `branches(...)`, which its YAML calls with the mechanism's own settings and
-which returns `[(weight, make_layer), ...]`: the encoder builds one stack of blocks per branch and adds their outputs with
-these weights. `make_layer(hidden_dim=..., max_len=...)` builds a module with
+One file per mechanism. Each has a function `branches(...)`, which its YAML calls with the mechanism's own settings
+and which returns `[(weight, make_layer), ...]`: the encoder builds one stack of blocks per branch and adds their
+outputs with these weights. `make_layer(hidden_dim=..., max_len=...)` builds a module with
 
     forward(query (b, r, D), context (b, l, D), mask, progress) -> (hidden (b, r, D), aux)
 
-and, optionally, `source(x (b, l, D), mask) -> (b, l, D)`, which the block applies to its input to get the query's source.
-`aux` maps the name of an auxiliary loss to (value, weight): the value is the mean over the real query rows, the weight may
-follow `progress`, the share of training done, from 0 to 1. It is empty outside training.
+and, optionally, `source(x (b, l, D), mask) -> (b, l, D)`, which the block applies to its input to get the query's
+source. `aux` maps the name of an auxiliary loss to (value, weight): the value is the mean over the real query rows,
+the weight may follow `progress`, the share of training done, from 0 to 1. It is empty outside training.
 
 Mechanisms do not import each other; what two of them share stands here.
 """
@@ -121,6 +121,7 @@ def dot_product_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: SequenceMask, *, num_heads: int, dropout: float
 ) -> Tensor:
     """Scaled dot-product attention over heads: query (b, r, D), key and value (b, l, D) -> (b, r, D)."""
-    heads = (split_heads(x, num_heads) for x in (query, key, value))
+    query, key, value = (split_heads(x, num_heads) for x in (query, key, value))
     allowed = mask.allowed if mask.last else None
-    return merge_heads(F.scaled_dot_product_attention(*heads, allowed, dropout, is_causal=not mask.last))
+    attended = F.scaled_dot_product_attention(query, key, value, allowed, dropout, is_causal=not mask.last)
+    return merge_heads(attended)

@@ -1,7 +1,7 @@
 """Multi-query self-attention (MQSA) of MQSA-TED (Zhu et al., WSDM 2024, arXiv 2311.01056).
 
-Two encoders read the same embedded sequence: one with the usual query (the current item), one whose query is the mean of
-the last L items, which is less at the mercy of a single item. Their outputs are blended by alpha.
+Two encoders read the same embedded sequence: one with the usual query (the current item), one whose query is the mean
+of the last L items, which is less at the mercy of a single item. Their outputs are blended by alpha.
 """
 
 from functools import partial
@@ -58,9 +58,7 @@ class LQueryAttention(nn.Module):
         count = (mask.columns + 1).clamp(max=self.window)
         return total / count[:, None]
 
-    def forward(
-        self, query: Tensor, context: Tensor, mask: SequenceMask, progress: float
-    ) -> tuple[Tensor, Aux]:
+    def forward(self, query: Tensor, context: Tensor, mask: SequenceMask, progress: float) -> tuple[Tensor, Aux]:
         """Query (b, r, D), made from `source`, over context (b, l, D) -> (b, r, D), no auxiliary loss."""
         dropout = self.dropout if self.training else 0.0
         projected = self.query(query), self.key(context), self.value(context)

@@ -35,9 +35,7 @@ class SoftmaxAttention(nn.Module):
         self.num_heads, self.dropout = num_heads, dropout
         self.query, self.key, self.value = (glorot_linear(hidden_dim, hidden_dim) for _ in range(3))
 
-    def forward(
-        self, query: Tensor, context: Tensor, mask: SequenceMask, progress: float
-    ) -> tuple[Tensor, Aux]:
+    def forward(self, query: Tensor, context: Tensor, mask: SequenceMask, progress: float) -> tuple[Tensor, Aux]:
         """Query (b, r, D) over context (b, l, D) -> (b, r, D), no auxiliary loss."""
         dropout = self.dropout if self.training else 0.0
         projected = self.query(query), self.key(context), self.value(context)

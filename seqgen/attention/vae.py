@@ -53,9 +53,8 @@ def branches(
         raise UserError(f"attention.kl_weight={kl_weight} must not be negative.")
     if not 0.0 <= kl_warmup <= 1.0:
         raise UserError(f"attention.kl_warmup={kl_warmup} must lie in [0, 1].")
-    sizes = {"latent_dim": latent_dim, "decoder_dim": decoder_dim, "num_heads": num_heads}
-    weights = {"kl_weight": kl_weight, "kl_warmup": kl_warmup, "dropout": dropout}
-    return [(1.0, partial(VAEAttention, **sizes, **weights))]
+    layer = partial(VAEAttention, num_heads=num_heads, dropout=dropout, kl_weight=kl_weight, kl_warmup=kl_warmup)
+    return [(1.0, partial(layer, latent_dim=latent_dim, decoder_dim=decoder_dim))]
 
 
 class VAEAttention(nn.Module):
@@ -88,9 +87,7 @@ class VAEAttention(nn.Module):
         nn.init.zeros_(self.head_decoders.bias)
         self.value, self.out = (glorot_linear(hidden_dim, hidden_dim) for _ in range(2))
 
-    def forward(
-        self, query: Tensor, context: Tensor, mask: SequenceMask, progress: float
-    ) -> tuple[Tensor, Aux]:
+    def forward(self, query: Tensor, context: Tensor, mask: SequenceMask, progress: float) -> tuple[Tensor, Aux]:
         """Query (b, r, D) over context (b, l, D) -> (b, r, D); the auxiliary loss `kl` in training."""
         count = (mask.columns + 1)[:, None]
         prefix_mean = mask.query_rows(context.cumsum(dim=1) / count)  # (b, r, D)
@@ -101,9 +98,7 @@ class VAEAttention(nn.Module):
         if self.training:
             latent = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)  # (b, r, Z)
             warm = min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0
-            aux = {
-                "kl": (_kl_to_standard_normal(mean, log_variance, mask.query_valid), warm * self.kl_weight)
-            }
+            aux = {"kl": (_kl_to_standard_normal(mean, log_variance, mask.query_valid), warm * self.kl_weight)}
         attention = self._weights(latent, mask)  # (b, H, r, l)
         attention = F.dropout(attention, self.dropout, self.training)
         mixed = attention.to(context.dtype) @ split_heads(self.value(context), self.num_heads)
@@ -111,9 +106,7 @@ class VAEAttention(nn.Module):
 
     def _weights(self, latent: Tensor, mask: SequenceMask) -> Tensor:
         by_distance = self.head_decoders(self.shared_decoder(latent)).float()
-        by_distance = by_distance.unflatten(-1, (self.num_heads, self.max_len)).transpose(
-            1, 2
-        )  # (b, H, r, max_len)
+        by_distance = by_distance.unflatten(-1, (self.num_heads, self.max_len)).transpose(1, 2)  # (b, H, r, max_len)
         distance = (mask.query_columns[..., None] - mask.columns).clamp(min=0)[:, None]  # (1 or b, 1, r, l)
         logits = by_distance.gather(-1, distance.expand(*by_distance.shape[:3], -1))
         return logits.masked_fill(~mask.allowed, float("-inf")).softmax(dim=-1)

@@ -110,13 +110,9 @@ class SequenceDataModule(L.LightningDataModule):
         """Batches of users in an order that depends on (seed, epoch) alone."""
         cases = leave_one_out(self.sequences, held_out=2)
         has_target = cases.stop - cases.start >= 2
-        cases = Cases(
-            users=cases.users[has_target], start=cases.start[has_target], stop=cases.stop[has_target]
-        )
+        cases = Cases(users=cases.users[has_target], start=cases.start[has_target], stop=cases.stop[has_target])
         if len(cases) == 0:
-            raise UserError(
-                f"data={self.source.name}: no user has two training items, so nothing can be learned."
-            )
+            raise UserError(f"data={self.source.name}: no user has two training items, so nothing can be learned.")
         return self._loader(cases, self.batch_size, train=True)
 
     def val_dataloader(self) -> DataLoader:
@@ -173,7 +169,7 @@ class SequenceDataModule(L.LightningDataModule):
 
 
 class _BatchOrder(Sampler[Tensor]):
-    """Yields the case indices of each batch over all processes; shuffled by (seed, epoch), or in order without a seed."""
+    """Yields the case indices of each whole batch; shuffled by (seed, epoch), or in order without a seed."""
 
     def __init__(self, num_cases: int, batch_size: int, *, seed: int | None) -> None:
         self.num_cases, self.batch_size, self.seed, self.epoch = num_cases, batch_size, seed, 0
@@ -209,9 +205,7 @@ class _Batches(Dataset[SequenceBatch]):
     def __getitem__(self, index: Tensor) -> SequenceBatch:
         mine = index[self.rank :: self.world]
         if not self.train:
-            return evaluation_batch(
-                self.sequences, self.cases, mine, max_len=self.max_len, mask_seen=self.mask_seen
-            )
+            return evaluation_batch(self.sequences, self.cases, mine, max_len=self.max_len, mask_seen=self.mask_seen)
         batch = training_batch(self.sequences, self.cases, mine, max_len=self.max_len)
         if self.world == 1:
             return batch

@@ -1,8 +1,8 @@
 """From raw interactions to what training reads: k-core, order, reindexing, and a cache by content.
 
-The cache folder `<cache_dir>/<name>-<fingerprint>` holds `interactions.parquet` (user, item; users ascending, each user's
-items oldest first), `users.parquet`, `items.parquet` and `meta.json`. The fingerprint covers the bytes of the raw files,
-the settings and `VERSION`, so a changed file or rule never meets an old cache.
+The cache folder `<cache_dir>/<name>-<fingerprint>` holds `interactions.parquet` (user, item; users ascending, each
+user's items oldest first), `users.parquet`, `items.parquet` and `meta.json`. The fingerprint covers the bytes of the
+raw files, the settings and `VERSION`, so a changed file or rule never meets an old cache.
 """
 
 import hashlib
@@ -87,9 +87,7 @@ def _build(source: Source, settings: dict[str, int], fingerprint: str) -> Prepar
             f"{steps[0]['interactions']:,} before); lower these minima."
         )
     users, items = _numbered(frame, "user_id", "user", 0), _numbered(frame, "item_id", "item", 1)
-    frame = frame.join(users, on="user_id", maintain_order="left").join(
-        items, on="item_id", maintain_order="left"
-    )
+    frame = frame.join(users, on="user_id", maintain_order="left").join(items, on="item_id", maintain_order="left")
     frame = frame.sort(["user", "timestamp"] if has_time else ["user"], maintain_order=True)
     if source.items is not None:
         items = items.join(source.items(), on="item_id", how="left", maintain_order="left")

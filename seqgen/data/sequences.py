@@ -133,9 +133,7 @@ def evaluation_batch(
     sequences: Sequences, cases: Cases, index: Tensor, *, max_len: int, mask_seen: bool
 ) -> SequenceBatch:
     """The last `max_len` items of each history as input, the item after it as the one target of the row."""
-    return _batch(
-        sequences, cases, index, cases.stop[index], max_len=max_len, seen=mask_seen, every_position=False
-    )
+    return _batch(sequences, cases, index, cases.stop[index], max_len=max_len, seen=mask_seen, every_position=False)
 
 
 def _batch(

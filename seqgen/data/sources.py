@@ -51,7 +51,9 @@ def movielens_1m(data_dir: str) -> Source:
     ratings, rebuilt = folder / "ratings.dat", folder / "ratings_rebuilt.dat.gz"
     notice = None
     if not ratings.exists() and rebuilt.exists():
-        notice = f"{ratings} is absent: using {rebuilt.name}, whose order is exact and whose times are partly estimated."
+        notice = (
+            f"{ratings} is absent: using {rebuilt.name}, whose order is exact and whose times are partly estimated."
+        )
         ratings = rebuilt
     files = _existing("ml1m", folder, [ratings.name, "movies.dat"], GROUPLENS + "1m/")
 
@@ -87,9 +89,7 @@ def movielens_100k(data_dir: str) -> Source:
             {
                 "item_id": [int(row[0]) for row in rows],
                 "title": [row[1] for row in rows],
-                "categories": [
-                    [g for g, flag in zip(genres, row[5:], strict=True) if flag == "1"] for row in rows
-                ],
+                "categories": [[g for g, flag in zip(genres, row[5:], strict=True) if flag == "1"] for row in rows],
             }
         )
 
@@ -140,9 +140,7 @@ def sequence_lines(data_dir: str, folder: str) -> Source:
     files = _existing(folder, Path(data_dir, folder), ["sequences.txt.gz"], AMAZON_2014)
 
     def interactions() -> pl.LazyFrame:
-        lines = pl.scan_csv(
-            files[0], separator="\x01", quote_char=None, has_header=False, new_columns=["line"]
-        )
+        lines = pl.scan_csv(files[0], separator="\x01", quote_char=None, has_header=False, new_columns=["line"])
         parts = lines.select(pl.col("line").str.split(" ").cast(pl.List(pl.Int64)))
         pair = parts.select(user_id=pl.col("line").list.first(), item_id=pl.col("line").list.slice(1))
         return pair.explode("item_id")

@@ -4,8 +4,8 @@ A user's next item is drawn from
 
     p(next | user, last)  proportional to  transition[last] * a + taste[user] * b + popularity * c
 
-over the items not yet seen (no repeats). `model=oracle` ranks by these probabilities: no model can do better on average,
-so they are the yardstick of what is left to learn.
+over the items not yet seen (no repeats). `model=oracle` ranks by these probabilities: no model can do better on
+average, so they are the yardstick of what is left to learn.
 """
 
 from functools import partial
@@ -55,9 +55,7 @@ def synthetic(
             f"max_length < num_items={num_items}."
         )
     if not 1 <= num_categories <= num_items:
-        raise UserError(
-            f"data.source.num_categories={num_categories} must lie between 1 and num_items={num_items}."
-        )
+        raise UserError(f"data.source.num_categories={num_categories} must lie in 1 to num_items={num_items}.")
     weights = (transition_weight, taste_weight, popularity_weight)
     if min(weights) < 0 or sum(weights) == 0:
         raise UserError(f"The weights {weights} of data.source must not be negative, and not all zero.")
@@ -76,8 +74,8 @@ def _truth(parameters: dict[str, Any]) -> dict[str, np.ndarray]:
     users, items, categories = parameters["num_users"], parameters["num_items"], parameters["num_categories"]
     popularity = rng.permutation(1.0 / np.arange(1, items + 1) ** 0.8)
     popularity /= popularity.sum()
-    # Items lie around the centre of their category in a latent space. A user lies near one item and likes what is close;
-    # an item leads to what is close to its own place after a rotation: one category leads to another.
+    # Items lie around the centre of their category in a latent space. A user lies near one item and likes what is
+    # close; an item leads to what is close to its own place after a rotation: one category leads to another.
     centres = rng.normal(size=(categories, LATENT_DIM))
     place = centres[np.arange(items) % categories] + SPREAD * rng.normal(size=(items, LATENT_DIM))
     rotation, _ = np.linalg.qr(rng.normal(size=(LATENT_DIM, LATENT_DIM)))
@@ -111,7 +109,7 @@ def _draw(parameters: dict[str, Any]) -> pl.LazyFrame:
         point = rng.random(users) * cumulative[:, -1]
         drawn[:, step] = (cumulative <= point[:, None]).sum(axis=1)
         seen[everyone, drawn[:, step]] = True
-    gaps = rng.exponential(86_400, size=drawn.shape).astype(np.int64) + 1
+    gaps = np.int64(1) + np.asarray(rng.exponential(86_400, size=drawn.shape), dtype=np.int64)
     times = START + rng.integers(0, 365 * 86_400, size=(users, 1)) + gaps.cumsum(axis=1)
     real = np.arange(longest) < lengths[:, None]
     user = np.broadcast_to(everyone[:, None], drawn.shape)[real]

@@ -51,9 +51,8 @@ class SequentialRecommender(L.LightningModule):
         super().__init__()
         self.num_items, self.catalog_state = catalog.num_items, catalog.state()
         self.loss_function, self.make_optimizer, self.make_scheduler = loss, optimizer, scheduler
-        self.metrics = torch.nn.ModuleDict(
-            {split: RankingMetrics(catalog.item_counts, k=metrics_k) for split in ("val", "test")}
-        )
+        self.val_metrics = RankingMetrics(catalog.item_counts, k=metrics_k)
+        self.test_metrics = RankingMetrics(catalog.item_counts, k=metrics_k)
         self.max_k = max(metrics_k)
         self.config: dict[str, Any] = {}  # the run's composed configuration, kept in checkpoints
         self.evaluated: dict[str, float] = {}  # the newest metrics in full precision
@@ -82,9 +81,10 @@ class SequentialRecommender(L.LightningModule):
     # What the base does with it.
 
     def recommendation(self, batch: SequenceBatch) -> Aux:
-        """The next-item loss at every real position, and the auxiliary losses of the layers: name -> (value, weight)."""
+        """The next-item loss at every real position, and the layers' auxiliary losses: name -> (value, weight)."""
         assert self.loss_function is not None
-        hidden, parts = [], {}
+        hidden: list[Tensor] = []
+        parts: Aux = {}
         for group in batch.groups:
             states, aux = self.encode(group.items, group.lengths)
             hidden.append(states.flatten(0, 1)[group.flat_index])
@@ -127,11 +127,10 @@ class SequentialRecommender(L.LightningModule):
         Raises:
             UserError: The model has no network.
         """
-        if not hasattr(self, "encoder"):
-            raise UserError(
-                f"compile=true has no effect: {type(self).__name__} has no network; set compile=false."
-            )
-        self.encoder.compile(dynamic=True)
+        encoder = getattr(self, "encoder", None)
+        if encoder is None:
+            raise UserError(f"compile=true has no effect: {type(self).__name__} has no network; set compile=false.")
+        encoder.compile(dynamic=True)
 
     # Lightning's hooks.
 
@@ -152,17 +151,17 @@ class SequentialRecommender(L.LightningModule):
 
     def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
         """Rank the targets of a batch."""
-        self._rank(batch, "val")
+        self._rank(batch, self.val_metrics)
 
     def test_step(self, batch: SequenceBatch, batch_idx: int) -> None:
         """Rank the targets of a batch, and keep the ranks."""
-        ranks, top = self._rank(batch, "test")
+        ranks, top = self._rank(batch, self.test_metrics)
         self.ranked.append({"case": batch.cases.cpu(), "rank": ranks.cpu(), "top": top.int().cpu()})
 
-    def _rank(self, batch: SequenceBatch, split: str) -> tuple[Tensor, Tensor]:
+    def _rank(self, batch: SequenceBatch, metrics: RankingMetrics) -> tuple[Tensor, Tensor]:
         scores = self.ranking_scores(batch)
         ranks, top = target_ranks(scores, batch.targets), top_items(scores, self.max_k)
-        self.metrics[split].update(ranks, top)
+        metrics.update(ranks, top)
         return ranks, top
 
     def on_test_epoch_start(self) -> None:
@@ -171,17 +170,15 @@ class SequentialRecommender(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of all cases."""
-        self._log_metrics("val")
+        self._log_metrics("val", self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of all cases."""
-        self._log_metrics("test")
+        self._log_metrics("test", self.test_metrics)
 
-    def _log_metrics(self, split: str) -> None:
-        metric = self.metrics[split]
-        assert isinstance(metric, RankingMetrics)
-        values = {f"{split}/{name}": value for name, value in metric.compute().items()}
-        metric.reset()
+    def _log_metrics(self, split: str, metrics: RankingMetrics) -> None:
+        values = {f"{split}/{name}": value for name, value in metrics.compute().items()}
+        metrics.reset()
         self.evaluated |= {name: float(value) for name, value in values.items()}
         self.log_dict({name: value.float() for name, value in values.items()})
 
@@ -214,7 +211,7 @@ class SequentialRecommender(L.LightningModule):
         if theirs != ours:
             raise UserError(
                 f"ckpt_path was trained on a catalogue of {kept['catalog']['num_items']} items (fingerprint {theirs}), "
-                f"but this run's data has {self.num_items} (fingerprint {ours}); choose the same data and data settings."
+                f"but this run's data has {self.num_items} (fingerprint {ours}); choose the same data and settings."
             )
         own = {name: value.shape for name, value in self.state_dict().items()}
         if own != {name: value.shape for name, value in checkpoint["state_dict"].items()}:
@@ -231,7 +228,7 @@ def _name(model: SequentialRecommender) -> str:
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     def flat(node: dict[str, Any], prefix: str) -> dict[str, Any]:
-        found = {}
+        found: dict[str, Any] = {}
         for key, value in node.items():
             found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
         return found
@@ -239,10 +236,6 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     differing = []
     for group in ("attention", "model"):
         a, b = (flat(config.get(group) or {}, f"{group}.") for config in (theirs, ours))
-        differing += [
-            f"{key}={a.get(key)}" for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)
-        ]
-    own = [
-        text for text in differing if not text.startswith("model.attention.")
-    ]  # model.attention repeats attention
+        differing += [f"{key}={a.get(key)}" for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
+    own = [text for text in differing if not text.startswith("model.attention.")]  # model.attention repeats attention
     return f", trained with {', '.join(own)}" if own else ""

@@ -3,19 +3,19 @@
 Zhu et al., "Collaboration and Transition: Distilling Item Transitions into Multi-Query Self-Attention for Sequential
 Recommendation", WSDM 2024, arXiv 2311.01056.
 
-- MQSA: two encoders, one whose query is the current item and one whose query is the mean of the last L items, blended by
-  alpha (`attention=multi_query`). With `attention=softmax` this model is SASRec + TED.
-- TED: the item embeddings alone must predict, for every input item, which items follow it in the training data. Teacher:
-  the item's transition counts divided by their maximum, softmax with temperature tau. Student: softmax of the products of
-  item embeddings, same temperature. Weighted by `distill_weight`.
+- MQSA: two encoders, one whose query is the current item and one whose query is the mean of the last L items, blended
+  by alpha (`attention=multi_query`). With `attention=softmax` this model is SASRec + TED.
+- TED: the item embeddings alone must predict, for every input item, which items follow it in the training data.
+  Teacher: the item's transition counts divided by their maximum, softmax with temperature tau. Student: softmax of
+  the products of item embeddings, same temperature. Weighted by `distill_weight`.
 
-The reference code is the authority where the paper is silent. Kept from it: the teacher is a softmax of counts over the row
-maximum (not row-normalised counts); items without a successor have a uniform teacher; only the last `max_len` training items
-of a user give transitions; the distillation is a mean over all input tokens, with repetitions. Changed: the padding class is
-no class of the softmax (its logit is the constant 0, one among all items); positions count from the newest item, and a
-training window holds `max_len` inputs where the reference has `max_len` - 1; the distillation is computed once per distinct
-item of a batch and weighted by its count, so that a repeated item has one dropout mask instead of one per occurrence.
-The L2 term of the paper is `optimizer.weight_decay`.
+The reference code is the authority where the paper is silent. Kept from it: the teacher is a softmax of counts over
+the row maximum (not row-normalised counts); items without a successor have a uniform teacher; only the last `max_len`
+training items of a user give transitions; the distillation is a mean over all input tokens, with repetitions.
+Changed: the padding class is no class of the softmax (its logit is the constant 0, one among all items); positions
+count from the newest item, and a training window holds `max_len` inputs where the reference has `max_len` - 1; the
+distillation is computed once per distinct item of a batch and weighted by its count, so that a repeated item has one
+dropout mask instead of one per occurrence. The L2 term of the paper is `optimizer.weight_decay`.
 """
 
 from collections.abc import Sequence
@@ -80,32 +80,34 @@ class MQSATED(SequentialRecommender):
         scheduler: MakeScheduler | None,
         metrics_k: Sequence[int],
     ) -> None:
-        super().__init__(
-            catalog=catalog, metrics_k=metrics_k, loss=loss, optimizer=optimizer, scheduler=scheduler
-        )
+        super().__init__(catalog=catalog, metrics_k=metrics_k, loss=loss, optimizer=optimizer, scheduler=scheduler)
         if temperature <= 0:
             raise UserError(f"model.temperature={temperature} must be above 0.")
         if time_span < 1:
             raise UserError(f"model.time_span={time_span} must be at least 1.")
         if distill_weight < 0:
             raise UserError(f"model.distill_weight={distill_weight} must not be negative.")
-        sizes = {"hidden_dim": hidden_dim, "max_len": max_len, "dropout": dropout}
         self.encoder = Encoder(
-            attention, num_layers=num_layers, ffn_dim=ffn_dim, activation=activation, norm=norm, **sizes
+            attention,
+            hidden_dim=hidden_dim,
+            num_layers=num_layers,
+            ffn_dim=ffn_dim,
+            activation=activation,
+            norm=norm,
+            dropout=dropout,
+            max_len=max_len,
         )
-        self.embedding = SequenceEmbedding(num_items=catalog.num_items, **sizes)
+        self.embedding = SequenceEmbedding(
+            num_items=catalog.num_items, hidden_dim=hidden_dim, max_len=max_len, dropout=dropout
+        )
         self.distill_weight, self.temperature, self.dropout = distill_weight, temperature, dropout
         if distill_weight > 0:
-            for name, value in teacher(
-                catalog, temperature=temperature, time_span=time_span, last=max_len
-            ).items():
+            for name, value in teacher(catalog, temperature=temperature, time_span=time_span, last=max_len).items():
                 self.register_buffer(f"teacher_{name}", value, persistent=False)
 
     def encode(self, items: Tensor, lengths: Tensor, *, last_only: bool = False) -> tuple[Tensor, Aux]:
         """Items (b, l), lengths (b,) -> (b, l, D) or (b, D)."""
-        return self.encoder(
-            self.embedding(items, lengths), lengths, last_only=last_only, progress=self.progress
-        )
+        return self.encoder(self.embedding(items, lengths), lengths, last_only=last_only, progress=self.progress)
 
     @property
     def item_vectors(self) -> Tensor:
@@ -123,15 +125,13 @@ class MQSATED(SequentialRecommender):
         """Cross-entropy of the student against the teacher, mean over the input tokens of the batch.
 
         A teacher row is a floor for most items plus an excess for its successors, so the cross-entropy with logits
-        z_j = h . e_j is logsumexp(z) - floor * (h . sum_j e_j) - h . (sum over successors of excess_j e_j): no row of the
-        teacher is ever made dense.
+        z_j = h . e_j is logsumexp(z) - floor * (h . sum_j e_j) - h . (sum over successors of excess_j e_j): no row of
+        the teacher is ever made dense.
         """
         heads, count = batch.inputs().unique(return_counts=True)
         weights = count / batch.normalizer  # (n,)
         table = self.item_vectors[1:].float()  # row j - 1 is item j
-        student = (
-            F.dropout(self.embedding.scale * table[heads - 1], self.dropout, self.training) / self.temperature
-        )
+        student = F.dropout(self.embedding.scale * table[heads - 1], self.dropout, self.training) / self.temperature
         start = self.teacher_offsets[heads]
         length = self.teacher_offsets[heads + 1] - start
         _, place = ragged(start, length)
@@ -147,21 +147,17 @@ class MQSATED(SequentialRecommender):
 
 
 def teacher(catalog: Catalog, *, temperature: float, time_span: int, last: int) -> dict[str, Tensor]:
-    """Teacher rows softmax_j((C_ij / max_j C_ij) / tau), sparse: what the successors of i have beyond the floor of the rest.
+    """Teacher rows softmax_j((C_ij / max_j C_ij) / tau), sparse: what successors have beyond the floor of the rest.
 
     Returns:
         `offsets (I + 2,)`: item i's successors are `items[offsets[i]:offsets[i + 1]]`; `items (P,)` their ids;
         `excess (P,)` their probability beyond the floor; `floor (I + 1,)`, each row's probability of any other item.
     """
     assert catalog.train is not None
-    head, tail, count = count_transitions(
-        catalog.train, num_items=catalog.num_items, time_span=time_span, last=last
-    )
+    head, tail, count = count_transitions(catalog.train, num_items=catalog.num_items, time_span=time_span, last=last)
     rows = catalog.num_items + 1
     largest = torch.zeros(rows, dtype=torch.long).scatter_reduce(0, head, count, "amax")
-    odds = torch.exp(
-        count.double() / largest[head] / temperature
-    )  # of a successor, against 1 of any other item
+    odds = torch.exp(count.double() / largest[head] / temperature)  # of a successor, against 1 of any other item
     mass = torch.zeros(rows, dtype=torch.float64).index_add(0, head, odds - 1.0) + catalog.num_items
     floor = 1.0 / mass
     return {

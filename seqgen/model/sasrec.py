@@ -1,7 +1,7 @@
 """SASRec: self-attentive sequential recommendation (Kang and McAuley, ICDM 2018, arXiv 1808.09781).
 
-Item plus position embedding, blocks of causal attention and feed-forward network, and the dot product of the newest hidden
-state with the (tied) item embedding as score. With `attention=` any mechanism stands in for self-attention.
+Item plus position embedding, blocks of causal attention and feed-forward network, and the dot product of the newest
+hidden state with the (tied) item embedding as score. With `attention=` any mechanism stands in for self-attention.
 
 Departures: the default objective is softmax cross-entropy over all items, which is stronger and needs no negatives
 (`loss=bce` is the paper's); positions count from the newest item, so that padding changes nothing.
@@ -53,20 +53,24 @@ class SASRec(SequentialRecommender):
         scheduler: MakeScheduler | None,
         metrics_k: Sequence[int],
     ) -> None:
-        super().__init__(
-            catalog=catalog, metrics_k=metrics_k, loss=loss, optimizer=optimizer, scheduler=scheduler
-        )
-        sizes = {"hidden_dim": hidden_dim, "max_len": max_len, "dropout": dropout}
+        super().__init__(catalog=catalog, metrics_k=metrics_k, loss=loss, optimizer=optimizer, scheduler=scheduler)
         self.encoder = Encoder(
-            attention, num_layers=num_layers, ffn_dim=ffn_dim, activation=activation, norm=norm, **sizes
+            attention,
+            hidden_dim=hidden_dim,
+            num_layers=num_layers,
+            ffn_dim=ffn_dim,
+            activation=activation,
+            norm=norm,
+            dropout=dropout,
+            max_len=max_len,
         )
-        self.embedding = SequenceEmbedding(num_items=catalog.num_items, **sizes)
+        self.embedding = SequenceEmbedding(
+            num_items=catalog.num_items, hidden_dim=hidden_dim, max_len=max_len, dropout=dropout
+        )
 
     def encode(self, items: Tensor, lengths: Tensor, *, last_only: bool = False) -> tuple[Tensor, Aux]:
         """Items (b, l), lengths (b,) -> (b, l, D) or (b, D)."""
-        return self.encoder(
-            self.embedding(items, lengths), lengths, last_only=last_only, progress=self.progress
-        )
+        return self.encoder(self.embedding(items, lengths), lengths, last_only=last_only, progress=self.progress)
 
     @property
     def item_vectors(self) -> Tensor:

@@ -35,12 +35,8 @@ class Transition(SequentialRecommender):
         rows = catalog.num_items + 1
         by_popularity = catalog.item_counts.argsort(descending=True, stable=True)
         tie_break = torch.empty(rows, dtype=torch.float64)
-        tie_break[by_popularity] = torch.arange(rows, 0, -1, dtype=torch.float64) / (
-            rows + 1
-        )  # below one transition
-        self.register_buffer(
-            "offsets", torch.cat([torch.zeros(1).long(), head.bincount(minlength=rows).cumsum(0)])
-        )
+        tie_break[by_popularity] = torch.arange(rows, 0, -1, dtype=torch.float64) / (rows + 1)  # below one transition
+        self.register_buffer("offsets", torch.cat([torch.zeros(1).long(), head.bincount(minlength=rows).cumsum(0)]))
         self.register_buffer("tails", tail)
         self.register_buffer("counts", count.double())
         self.register_buffer("tie_break", tie_break)

@@ -1,0 +1,47 @@
+"""Fixtures of all tests: where the real data lies, and configurations that run in seconds."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("SEQGEN_DATA", ROOT.parent / "shared" / "data")).resolve()
+
+# A generated set that is prepared and trained in a blink.
+TINY = (
+    "data.source.num_users=60",
+    "data.source.num_items=40",
+    "data.source.num_categories=4",
+    "data.source.max_length=12",
+    "data.max_len=8",
+    "data.batch_size=16",
+)
+QUIET = ("print_config=false", "trainer.enable_progress_bar=false", "trainer.enable_model_summary=false")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests neither read nor fill the user's cache; one cache serves the whole session."""
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("SEQGEN_CACHE", str(cache))
+    monkeypatch.setenv("SEQGEN_DATA", str(DATA))
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """The folder of a real data set, or a skip that says what is missing."""
+
+    def folder(name: str) -> Path:
+        if not (DATA / name).is_dir():
+            pytest.skip(f"{DATA / name} is absent: set SEQGEN_DATA to the folder that holds {name}/")
+        return DATA / name
+
+    return folder
