@@ -15,7 +15,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -99,7 +99,14 @@ def build(cfg: DictConfig, key: str, **more: Any) -> Any:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         raise
-    return make(**more) if callable(make) else make
+    if not callable(make):
+        return make
+    try:
+        return make(**more)
+    except (ValueError, TypeError) as error:
+        if isinstance(error, UserError) or str(cfg[key]["_target_"]).startswith("seqgen."):
+            raise
+        raise UserError(f"{key}: {' '.join(str(error).split())}") from error
 
 
 def check(cfg: DictConfig) -> None:
@@ -109,11 +116,11 @@ def check(cfg: DictConfig) -> None:
         UserError: Names the key and says what to do.
     """
     _check_run_keys(cfg)
+    _check_groups(cfg)
     container = plain(cfg)
     for group in GROUPS:
         if isinstance(container.get(group), dict):
             _check_node(container[group], group)
-    _check_groups(cfg)
     if not cfg.train and not cfg.test:
         raise UserError("train=false test=false leaves nothing to do; set one of them to true.")
     if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
@@ -145,6 +152,13 @@ def sentence(error: BaseException, arguments: Sequence[str]) -> str | None:
     text = str(error).strip()
     if isinstance(error, UserError):
         return text
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} cannot be read as key=value; quote it where it holds brackets, commas or spaces."
+    # Told by their names, so that an error at the command line does not wait for the import of these libraries.
+    if type(error).__name__ == "MisconfigurationException":
+        return f"trainer: {' '.join(text.split())}"
+    if type(error).__name__ == "UsageError" and type(error).__module__.startswith("wandb"):
+        return f"logger=wandb: {text} Or set WANDB_MODE=offline, or choose logger=csv."
     if isinstance(error, InstantiationException):  # a constructor failed otherwise than by a bad value
         return None
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -186,10 +200,14 @@ def _known_keys(arguments: Sequence[str]) -> list[str]:
 
 
 def _nearest(word: str, words: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    if not close and "." in word:  # the right key under the wrong parent, or the other way round
-        close = [w for w in words if w.rpartition(".")[2] == word.rpartition(".")[2]][:1]
-    return f"; did you mean {close[0]}?"[:-1] if close else ""
+    parent, _, name = word.rpartition(".")
+    siblings = [w for w in words if w.rpartition(".")[0] == parent]
+    close = difflib.get_close_matches(name, [w.rpartition(".")[2] for w in siblings], n=1)
+    if close:
+        return f"; did you mean {f'{parent}.{close[0]}' if parent else close[0]}"
+    # The right key under the wrong parent, or under none.
+    close = [w for w in words if w.rpartition(".")[2] == name]
+    return f"; did you mean {close[0]}" if close else ""
 
 
 def _check_run_keys(cfg: DictConfig) -> None:
@@ -204,7 +222,12 @@ def _check_run_keys(cfg: DictConfig) -> None:
     for key in container["metrics"]:
         if key != "k":
             raise UserError(f"metrics.{key} is a key that nothing reads; did you mean metrics.k?")
-    _check_type("metrics.k", container["metrics"]["k"], list[int])
+    lengths = container["metrics"]["k"]
+    _check_type("metrics.k", lengths, list[int])
+    if not lengths or min(lengths) < 1:
+        raise UserError(f"metrics.k={lengths} must hold at least one list length, each at least 1.")
+    if not 0 <= cfg.seed < 2**32:
+        raise UserError(f"seed={cfg.seed} must lie between 0 and {2**32 - 1}.")
 
 
 def _check_groups(cfg: DictConfig) -> None:
@@ -267,17 +290,31 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 def _check_type(path: str, value: Any, hint: Any) -> None:
     if not _fits(value, hint):
-        if get_origin(hint) is Literal:
-            words = [str(word) for word in get_args(hint)]
-            raise UserError(f"{path}={value} must be one of {', '.join(words)}{_nearest(str(value), words)}.")
-        name = hint.__name__ if inspect.isclass(hint) and not get_args(hint) else str(hint).replace("typing.", "")
-        raise UserError(f"{path}={value} must be of type {name}.")
+        raise UserError(f"{path}={value} must be {' or '.join(dict.fromkeys(_described(hint)))}.")
+
+
+def _described(hint: Any) -> Iterator[str]:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        yield from map(str, arguments)
+    elif origin in (Union, types.UnionType):
+        for part in filter(_checkable, arguments):
+            yield from _described(part)
+    elif arguments:
+        yield f"a list of {getattr(arguments[0], '__name__', arguments[0])}"
+    else:
+        yield {int: "an integer", float: "a number", bool: "true or false", str: "a text"}.get(hint, "null")
+
+
+def _checkable(hint: Any) -> bool:
+    """Whether a plain value can be held against a hint; a class, such as Tensor, says nothing about a number."""
+    return hint in (int, float, bool, str, type(None)) or get_origin(hint) is not None
 
 
 def _fits(value: Any, hint: Any) -> bool:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return any(_fits(value, part) for part in arguments)
+        return any(_fits(value, part) for part in filter(_checkable, arguments))
     if hint is type(None):
         return value is None
     if origin is Literal:

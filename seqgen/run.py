@@ -44,10 +44,12 @@ def run(cfg: DictConfig) -> float:
     from seqgen.callbacks import AtomicCheckpointIO, Recorder, StepSeed, reset_peak_memory
     from seqgen.results import RunRecord, write_ranks
 
-    # Lightning's notices at start, its use of a deprecated name, its advice on workers (data in memory needs none).
+    # Lightning's notices at start, its use of a deprecated name, and its advice on workers (data in memory needs none)
+    # and on logging by step (all is logged by epoch).
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     started = time.perf_counter()
     first = getattr(rank_zero_only, "rank", 0) == 0
     config.check(cfg)
@@ -87,7 +89,7 @@ def run(cfg: DictConfig) -> float:
             _test(cfg, trainer, model, data)
             if trainer.is_global_zero:
                 write_ranks(folder, data.test_cases(), model.ranked, catalog.item_ids)
-        record.update(metrics=model.evaluated, best_epoch=summary.best_epoch(trainer))
+        record.update(metrics=model.evaluated, best_epoch=summary.best_epoch(trainer) if cfg.train else None)
         record.content["timing"]["total_s"] = time.perf_counter() - started
     if trainer.is_global_zero:
         summary.print_summary(record)
@@ -146,9 +148,18 @@ def _recorded(record: Any, cfg: DictConfig) -> Iterator[None]:
         os.environ.update(environment)
 
 
+_failure: list[Exception] = []
+
+
 @hydra.main(config_path=config.CONFIG_DIR, config_name="config", version_base="1.3")
-def _hydra_main(cfg: DictConfig) -> float:
-    return run(cfg)
+def _hydra_main(cfg: DictConfig) -> float | None:
+    try:
+        return run(cfg)
+    except Exception as error:
+        if config.is_sweep():  # the sweep's launcher has to know
+            raise
+        _failure.append(error)  # past Hydra, which would print a line of its own
+        return None
 
 
 def main() -> None:
@@ -157,6 +168,8 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         _hydra_main()
+        if _failure:
+            raise _failure[0]
     except Exception as error:
         text = config.sentence(error, sys.argv[1:])
         if wants_trace or text is None:

@@ -9,7 +9,7 @@ import polars as pl
 import pytorch_lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from seqgen.data.catalog import Catalog, Sequences, count_transitions
 from seqgen.data.prepare import Prepared, prepare
@@ -156,7 +156,8 @@ class SequenceDataModule(L.LightningDataModule):
                 f"batch, fewer than the {world} processes; choose another batch size."
             )
         batches = _Batches(self, cases, train=train, rank=rank, world=world)
-        order = _BatchOrder(len(cases), batch_size, seed=self.seed if train else None)
+        overfit = bool(getattr(self.trainer, "overfit_batches", 0))
+        order = _BatchOrder(len(cases), batch_size, seed=self.seed if train and not overfit else None)
         pin = torch.cuda.is_available()
         return DataLoader(
             batches,
@@ -168,8 +169,11 @@ class SequenceDataModule(L.LightningDataModule):
         )
 
 
-class _BatchOrder(Sampler[Tensor]):
-    """Yields the case indices of each whole batch; shuffled by (seed, epoch), or in order without a seed."""
+class _BatchOrder(SequentialSampler):
+    """Yields the case indices of each whole batch; shuffled by (seed, epoch), or in order without a seed.
+
+    A SequentialSampler by name only: `trainer.overfit_batches` replaces any other by one over single cases.
+    """
 
     def __init__(self, num_cases: int, batch_size: int, *, seed: int | None) -> None:
         self.num_cases, self.batch_size, self.seed, self.epoch = num_cases, batch_size, seed, 0
@@ -181,7 +185,7 @@ class _BatchOrder(Sampler[Tensor]):
     def __len__(self) -> int:
         return -(-self.num_cases // self.batch_size)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
         order = torch.arange(self.num_cases)
         if self.seed is not None:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)

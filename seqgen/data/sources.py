@@ -55,7 +55,7 @@ def movielens_1m(data_dir: str) -> Source:
             f"{ratings} is absent: using {rebuilt.name}, whose order is exact and whose times are partly estimated."
         )
         ratings = rebuilt
-    files = _existing("ml1m", folder, [ratings.name, "movies.dat"], GROUPLENS + "1m/")
+    files = _existing(folder, [ratings.name, "movies.dat"], GROUPLENS + "1m/")
 
     def interactions() -> pl.LazyFrame:
         # polars takes separators of one byte only: "::" gives an empty column between two values.
@@ -76,7 +76,7 @@ def movielens_1m(data_dir: str) -> Source:
 def movielens_100k(data_dir: str) -> Source:
     """MovieLens-100K: `u.data` (tabs), `u.item` (bars, latin-1, 19 genre columns of 0 and 1) and `u.genre`."""
     folder = Path(data_dir, "ml-100k")
-    files = _existing("ml100k", folder, ["u.data", "u.item", "u.genre"], GROUPLENS + "100k/")
+    files = _existing(folder, ["u.data", "u.item", "u.genre"], GROUPLENS + "100k/")
 
     def interactions() -> pl.LazyFrame:
         schema = {"user_id": pl.Int64, "item_id": pl.Int64, "rating": pl.Float32, "timestamp": pl.Int64}
@@ -99,7 +99,7 @@ def movielens_100k(data_dir: str) -> Source:
 def movielens_csv(data_dir: str, folder: str) -> Source:
     """MovieLens with headers (`ratings.csv`, `movies.csv`), as in ml-latest-small and the sets from 20M on."""
     place = Path(data_dir, folder)
-    files = _existing(folder, place, ["ratings.csv", "movies.csv"], GROUPLENS)
+    files = _existing(place, ["ratings.csv", "movies.csv"], GROUPLENS)
 
     def interactions() -> pl.LazyFrame:
         columns = {"userId": "user_id", "movieId": "item_id", "rating": "rating", "timestamp": "timestamp"}
@@ -122,7 +122,7 @@ def interaction_table(data_dir: str, folder: str, categories: str) -> Source:
     """
     place = Path(data_dir, folder)
     address = YELP if folder == "yelp" else AMAZON_2014
-    files = _existing(folder, place, ["interactions.csv.gz", "items.csv.gz"], address)
+    files = _existing(place, ["interactions.csv.gz", "items.csv.gz"], address)
 
     def interactions() -> pl.LazyFrame:
         return pl.scan_csv(files[0])
@@ -137,7 +137,7 @@ def interaction_table(data_dir: str, folder: str, categories: str) -> Source:
 
 def sequence_lines(data_dir: str, folder: str) -> Source:
     """A benchmark file without times: `sequences.txt.gz`, one user a line, `user item item ...`, oldest first."""
-    files = _existing(folder, Path(data_dir, folder), ["sequences.txt.gz"], AMAZON_2014)
+    files = _existing(Path(data_dir, folder), ["sequences.txt.gz"], AMAZON_2014)
 
     def interactions() -> pl.LazyFrame:
         lines = pl.scan_csv(files[0], separator="\x01", quote_char=None, has_header=False, new_columns=["line"])
@@ -153,12 +153,12 @@ def _split_bars(column: str) -> pl.Expr:
     return pl.col(column).str.split("|").fill_null(pl.lit([], dtype=pl.List(pl.String)))
 
 
-def _existing(name: str, folder: Path, names: list[str], address: str) -> tuple[Path, ...]:
+def _existing(folder: Path, names: list[str], address: str) -> tuple[Path, ...]:
     files = tuple(folder / n for n in names)
     for file in files:
         if not file.is_file():
             raise UserError(
-                f"data={name} needs the file {file}, which is absent: get it from {address} and put it there, "
+                f"The data set needs the file {file}, which is absent: get it from {address} and put it there, "
                 f"or set SEQGEN_DATA (or paths.data_dir) to the folder that holds {folder.name}/."
             )
     return files

@@ -173,8 +173,12 @@ class SequentialRecommender(L.LightningModule):
         self._log_metrics("val", self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics of all cases."""
+        """Log the metrics of all cases, and bring the ranks of all processes together."""
         self._log_metrics("test", self.test_metrics)
+        if self.trainer.world_size > 1:
+            everyone: list[list[dict[str, Tensor]]] = [[] for _ in range(self.trainer.world_size)]
+            torch.distributed.all_gather_object(everyone, self.ranked)
+            self.ranked = [part for ranked in everyone for part in ranked]
 
     def _log_metrics(self, split: str, metrics: RankingMetrics) -> None:
         values = {f"{split}/{name}": value for name, value in metrics.compute().items()}
@@ -185,10 +189,13 @@ class SequentialRecommender(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser, and the schedule where there is one."""
         assert self.make_optimizer is not None
-        optimizer = self.make_optimizer(self.parameters())
-        if self.make_scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+        try:
+            optimizer = self.make_optimizer(self.parameters())
+            if self.make_scheduler is None:
+                return optimizer
+            return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+        except ValueError as error:  # torch's own words for a value out of range
+            raise UserError(f"optimizer or scheduler: {error}") from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the catalogue and the configuration, so that a checkpoint can be used without the run's folder."""
