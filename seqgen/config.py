@@ -5,6 +5,7 @@ The one place that knows Hydra's and OmegaConf's ways; nothing else sees `cfg` b
 
 import difflib
 import inspect
+import pkgutil
 import re
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -272,12 +273,10 @@ def _check_node(node: dict[str, Any], path: str) -> None:
 
 
 def _locate(name: str, path: str) -> Callable[..., Any]:
-    from hydra.utils import get_object
-
     try:
-        found: Callable[..., Any] = get_object(name)
-    except Exception as error:
-        raise UserError(f"{path}._target_={name} cannot be imported ({error}).") from error
+        found: Callable[..., Any] = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{path}._target_={name} cannot be imported: {error}.") from error
     return found
 
 

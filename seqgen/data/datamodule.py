@@ -112,7 +112,7 @@ class SequenceDataModule(L.LightningDataModule):
         has_target = cases.stop - cases.start >= 2
         cases = Cases(users=cases.users[has_target], start=cases.start[has_target], stop=cases.stop[has_target])
         if len(cases) == 0:
-            raise UserError(f"data={self.source.name}: no user has two training items, so nothing can be learned.")
+            raise UserError(f"{self.source.name}: no user has two training items, so nothing can be learned.")
         return self._loader(cases, self.batch_size, train=True)
 
     def val_dataloader(self) -> DataLoader:
@@ -150,10 +150,11 @@ class SequenceDataModule(L.LightningDataModule):
     def _loader(self, cases: Cases, batch_size: int, *, train: bool) -> DataLoader:
         rank = self.trainer.global_rank if self.trainer else 0
         world = self.trainer.world_size if self.trainer else 1
-        if train and 0 < len(cases) % batch_size < world:
+        smallest = len(cases) % batch_size or batch_size
+        if train and smallest < world:
             raise UserError(
-                f"data.batch_size={batch_size} leaves {len(cases) % batch_size} of {len(cases)} users for the last "
-                f"batch, fewer than the {world} processes; choose another batch size."
+                f"data.batch_size={batch_size} gives a batch of {smallest} of the {len(cases)} users, fewer than the "
+                f"{world} processes; choose another batch size."
             )
         batches = _Batches(self, cases, train=train, rank=rank, world=world)
         overfit = bool(getattr(self.trainer, "overfit_batches", 0))

@@ -51,7 +51,7 @@ def prepare(
     folder = Path(cache_dir).expanduser() / f"{source.name}-{fingerprint}"
     if source.notice:
         print(f"Notice: {source.notice}")
-    if not (folder / "meta.json").exists():
+    if not os.path.exists(folder / "meta.json"):  # Path.exists raises on a folder that may not be entered
         prepared = _build(source, settings, fingerprint)
         _write(prepared, folder)
         return prepared
@@ -82,7 +82,7 @@ def _build(source: Source, settings: dict[str, int], fingerprint: str) -> Prepar
     steps.append(_count("k-core", frame))
     if frame.is_empty():
         raise UserError(
-            f"data={source.name}: no interaction is left after filtering (data.min_user_interactions="
+            f"{source.name}: no interaction is left after filtering (data.min_user_interactions="
             f"{settings['min_user_interactions']}, data.min_item_interactions={settings['min_item_interactions']}, "
             f"{steps[0]['interactions']:,} before); lower these minima."
         )
@@ -91,6 +91,8 @@ def _build(source: Source, settings: dict[str, int], fingerprint: str) -> Prepar
     frame = frame.sort(["user", "timestamp"] if has_time else ["user"], maintain_order=True)
     if source.items is not None:
         items = items.join(source.items(), on="item_id", how="left", maintain_order="left")
+        if "categories" in items.columns:  # an item that the table lacks has none
+            items = items.with_columns(pl.col("categories").fill_null([]))
     meta = {
         "name": source.name,
         "version": VERSION,
@@ -138,14 +140,16 @@ def _write(prepared: Prepared, folder: Path) -> None:
             prepared.users.write_parquet(beside / "users.parquet")
             prepared.items.write_parquet(beside / "items.parquet")
             (beside / "meta.json").write_text(json.dumps(prepared.meta, indent=1))
+            beside.chmod(0o755)  # a cache may be shared by several users; mkdtemp makes it one user's own
             os.replace(beside, folder)
         except OSError:
-            if not (folder / "meta.json").exists():
+            if not os.path.exists(folder / "meta.json"):
                 raise
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-    except OSError as error:
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"The cache folder {folder.parent} cannot be written ({error.strerror}); "
+            f"The cache folder {folder.parent} cannot be written ({reason}); "
             "set SEQGEN_CACHE (or paths.cache_dir) to a folder that can."
         ) from error

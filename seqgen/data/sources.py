@@ -28,7 +28,7 @@ class Source:
         files: The raw files; their content is part of the fingerprint.
         interactions: Reads `user_id`, `item_id` and, where known, `timestamp` (Unix seconds), in file order.
         items: Reads `item_id` and, where known, `title` (str) and `categories` (list of str).
-        parameters: What identifies a set that has no files (a generated one).
+        parameters: What, beside its files, decides the content of the set; part of the fingerprint.
         truth: For generated sets, the arrays its true next-item probabilities are made of.
         notice: A sentence printed before the set is used.
     """
@@ -130,9 +130,15 @@ def interaction_table(data_dir: str, folder: str, categories: str) -> Source:
     def items() -> pl.DataFrame:
         # Text even where all values look like numbers.
         frame = pl.read_csv(files[1], schema_overrides={categories: pl.String})
+        if categories not in frame.columns:
+            raise UserError(
+                f"data.source.categories={categories} is no column of {files[1]}; "
+                f"choose one of {', '.join(frame.columns)}."
+            )
         return frame.select("item_id", categories=_split_bars(categories))
 
-    return Source(name=folder, files=files, interactions=interactions, items=items)
+    parameters = {"categories": categories}
+    return Source(name=folder, files=files, interactions=interactions, items=items, parameters=parameters)
 
 
 def sequence_lines(data_dir: str, folder: str) -> Source:
@@ -150,7 +156,7 @@ def sequence_lines(data_dir: str, folder: str) -> Source:
 
 def _split_bars(column: str) -> pl.Expr:
     """Values joined by a bar as a list; no value at all is an empty list."""
-    return pl.col(column).str.split("|").fill_null(pl.lit([], dtype=pl.List(pl.String)))
+    return pl.col(column).replace("", None).str.split("|").fill_null(pl.lit([], dtype=pl.List(pl.String)))
 
 
 def _existing(folder: Path, names: list[str], address: str) -> tuple[Path, ...]:

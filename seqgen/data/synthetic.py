@@ -56,9 +56,15 @@ def synthetic(
         )
     if not 1 <= num_categories <= num_items:
         raise UserError(f"data.source.num_categories={num_categories} must lie in 1 to num_items={num_items}.")
+    for name, value, least in (("num_users", num_users, 1), ("seed", seed, 0)):
+        if value < least:
+            raise UserError(f"data.source.{name}={value} must be at least {least}.")
     weights = (transition_weight, taste_weight, popularity_weight)
-    if min(weights) < 0 or sum(weights) == 0:
-        raise UserError(f"The weights {weights} of data.source must not be negative, and not all zero.")
+    if min(weights) < 0 or taste_weight + popularity_weight == 0:
+        raise UserError(
+            f"data.source.transition_weight, taste_weight and popularity_weight are {weights}: none may be negative, "
+            "and the last two not both zero, since they draw a user's first item."
+        )
     return Source(
         name="synthetic",
         parameters=parameters,

@@ -1,0 +1,218 @@
+"""Filtering, order and numbering against plain Python; the cache by content."""
+
+import resource
+import threading
+from collections import Counter
+from operator import itemgetter
+
+import numpy as np
+import polars as pl
+import pytest
+from memory import memory_source
+from polars.testing import assert_frame_equal
+
+from seqgen.data.prepare import k_core, prepare
+from seqgen.errors import UserError
+
+EVERYTHING = {"min_user_interactions": 1, "min_item_interactions": 1}
+FOUR = [(1, 10), (1, 11), (2, 10), (2, 12)]
+
+
+def plain_k_core(rows, user_minimum, item_minimum):
+    while True:
+        users, items = Counter(row[0] for row in rows), Counter(row[1] for row in rows)
+        bad_users = {u for u, n in users.items() if n < user_minimum}
+        bad_items = {i for i, n in items.items() if n < item_minimum}
+        if not bad_users and not bad_items:
+            return rows
+        if bad_users:  # one at a time, users first: the k-core does not depend on the order
+            gone = min(bad_users)
+            rows = [row for row in rows if row[0] != gone]
+        else:
+            gone = min(bad_items)
+            rows = [row for row in rows if row[1] != gone]
+
+
+def original(prepared):
+    """Rows by original ids, in the prepared order."""
+    users, items = prepared.users["user_id"].to_list(), prepared.items["item_id"].to_list()
+    return [(users[u], items[i - 1]) for u, i in prepared.interactions.rows()]
+
+
+@pytest.mark.parametrize(("users", "items"), [(5, 5), (3, 6), (7, 1), (1, 7), (6, 4)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_k_core(users, items, seed):
+    rng = np.random.default_rng(seed)
+    skewed = rng.random((300, 2)) ** 2 * (60, 50)  # a few busy users and items, many rare ones
+    rows = [(int(u), int(i)) for u, i in skewed]
+    expected = plain_k_core(rows, users, items)
+    assert 0 < len(expected) < 300  # else the case shows nothing
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
+    assert k_core(frame, min_user_interactions=users, min_item_interactions=items).rows() == expected
+
+
+def test_k_core_takes_several_rounds():
+    # Each row that goes makes the next user or item too rare: all goes, one by one.
+    chain = [(u, i) for u in range(20) for i in (u, u + 1)]
+    frame = pl.DataFrame(chain, schema=["user_id", "item_id"], orient="row")
+    assert k_core(frame, min_user_interactions=2, min_item_interactions=2).is_empty()
+    ring = pl.DataFrame([(u, i % 20) for u, i in chain], schema=["user_id", "item_id"], orient="row")
+    assert k_core(ring, min_user_interactions=2, min_item_interactions=2).height == 40
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_order_and_numbers(tmp_path, timed):
+    rng = np.random.default_rng(3)
+    # Ids with gaps, 0 among them; a handful of stamps, so most rows tie with others.
+    columns = (rng.integers(80, size=6000) * 7, rng.integers(900, size=6000) * 3, rng.integers(4, size=6000))
+    rows = [tuple(map(int, row)) for row in zip(*columns, strict=True)]
+    rows = rows if timed else [row[:2] for row in rows]
+    prepared = prepare(memory_source(rows), cache_dir=tmp_path, **EVERYTHING)
+    by = itemgetter(0, 2) if timed else itemgetter(0)
+    assert original(prepared) == [row[:2] for row in sorted(rows, key=by)]
+    users, items = prepared.users["user_id"].to_list(), prepared.items["item_id"].to_list()
+    assert users == sorted({row[0] for row in rows})
+    assert items == sorted({row[1] for row in rows})
+    assert set(prepared.interactions["user"]) == set(range(len(users)))
+    assert set(prepared.interactions["item"]) == set(range(1, len(items) + 1))
+
+
+def test_numbers_are_contiguous_after_filtering(tmp_path):
+    rows = [("b", 9), ("a", 9), ("a", 4), ("c", 9), ("c", 4), ("c", 5), ("a", 2)]
+    prepared = prepare(memory_source(rows), cache_dir=tmp_path, min_user_interactions=2, min_item_interactions=2)
+    assert prepared.users["user_id"].to_list() == ["a", "c"]
+    assert prepared.items["item_id"].to_list() == [4, 9]
+    assert prepared.interactions.rows() == [(0, 2), (0, 1), (1, 2), (1, 1)]
+    raw, core = prepared.meta["steps"]
+    assert (raw["users"], raw["items"], raw["interactions"]) == (3, 4, 7)
+    assert (core["users"], core["items"], core["interactions"]) == (2, 2, 4)
+
+
+def test_items_keep_titles_and_categories(tmp_path):
+    known = pl.DataFrame({"item_id": [12, 99, 10, 11], "title": list("lzjk"), "categories": [["x"], ["z"], [], ["y"]]})
+    source = memory_source(FOUR, items=lambda: known)
+    items = prepare(source, cache_dir=tmp_path, **EVERYTHING).items
+    assert items.select("item_id", "title", "categories").rows() == [(10, "j", []), (11, "k", ["y"]), (12, "l", ["x"])]
+
+
+def test_second_time_reads_the_cache(tmp_path):
+    reads = []
+    known = pl.DataFrame({"item_id": [10, 11, 12], "title": ["j", "k", "l"], "categories": [["x", "y"], [], ["x"]]})
+    log = memory_source(FOUR).interactions
+
+    def read():
+        reads.append(1)
+        return log()
+
+    source = memory_source(FOUR, interactions=read, items=lambda: known)
+    first = prepare(source, cache_dir=tmp_path, **EVERYTHING)
+    second = prepare(source, cache_dir=tmp_path, **EVERYTHING)
+    assert len(reads) == 1
+    for table in ("interactions", "users", "items"):
+        assert_frame_equal(getattr(first, table), getattr(second, table))
+    assert first.meta == second.meta
+    assert [folder.name for folder in tmp_path.iterdir()] == [f"memory-{first.meta['fingerprint']}"]
+
+
+def test_whatever_matters_is_in_the_fingerprint(tmp_path):
+    file, twin = tmp_path / "log.csv", tmp_path / "twin.csv"
+    file.write_bytes(b"one")
+    twin.write_bytes(b"one")
+
+    def fingerprint(settings=EVERYTHING, **more):
+        source = memory_source(FOUR, **{"files": (file,), **more})
+        return prepare(source, cache_dir=tmp_path / "cache", **settings).meta["fingerprint"]
+
+    base = fingerprint()
+    assert fingerprint() == base
+    others = [
+        fingerprint(EVERYTHING | {"min_user_interactions": 2}),
+        fingerprint(EVERYTHING | {"min_item_interactions": 2}, interactions=memory_source(FOUR * 2).interactions),
+        fingerprint(name="other"),
+        fingerprint(parameters={"seed": 1}),
+        fingerprint(files=(twin,)),
+        fingerprint(files=(file, twin)),
+    ]
+    file.write_bytes(b"two")
+    others.append(fingerprint())
+    assert len({base, *others}) == 8
+    file.write_bytes(b"one")
+    assert fingerprint() == base
+
+
+def test_nothing_left(tmp_path):
+    cache = tmp_path / "cache"
+    with pytest.raises(UserError) as error:
+        prepare(memory_source(FOUR), cache_dir=cache, min_user_interactions=2, min_item_interactions=3)
+    sentence = str(error.value)
+    assert "data.min_user_interactions=2" in sentence
+    assert "data.min_item_interactions=3" in sentence
+    assert "4 before" in sentence
+    assert "\n" not in sentence
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("folder", ["file/cache", "x" * 300], ids=["below a file", "name too long"])
+def test_unwritable_cache(tmp_path, folder):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(UserError, match="SEQGEN_CACHE") as error:
+        prepare(memory_source(FOUR), cache_dir=tmp_path / folder, **EVERYTHING)
+    assert str(tmp_path / folder) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_full_disk(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # no file may grow past 100 bytes
+    try:
+        with pytest.raises(Exception, match=r".") as error:
+            prepare(memory_source(FOUR), cache_dir=tmp_path, **EVERYTHING)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+    assert error.type is UserError
+    assert "SEQGEN_CACHE" in str(error.value)
+
+
+def test_cut_off_while_writing(tmp_path, monkeypatch):
+    def cut_off(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_text", cut_off)  # meta.json, after the tables
+        with pytest.raises(KeyboardInterrupt):
+            prepare(memory_source(FOUR), cache_dir=tmp_path, **EVERYTHING)
+    assert list(tmp_path.iterdir()) == []
+    assert original(prepare(memory_source(FOUR), cache_dir=tmp_path, **EVERYTHING)) == FOUR
+
+
+def test_two_at_once_leave_one_whole_cache(tmp_path):
+    together = threading.Barrier(2)
+    frame = memory_source(FOUR).interactions()
+
+    def read():
+        together.wait(timeout=10)  # both have found no cache
+        return frame
+
+    results = []
+    source = memory_source(FOUR, interactions=read)
+    threads = [
+        threading.Thread(target=lambda: results.append(prepare(source, cache_dir=tmp_path, **EVERYTHING)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [original(result) for result in results] == [FOUR, FOUR]
+    (folder,) = tmp_path.iterdir()
+    assert {file.name for file in folder.iterdir()} == {
+        "interactions.parquet",
+        "users.parquet",
+        "items.parquet",
+        "meta.json",
+    }
+    cached = prepare(memory_source(FOUR, interactions=None), cache_dir=tmp_path, **EVERYTHING)
+    assert original(cached) == FOUR

@@ -1,0 +1,196 @@
+"""Batches by index arithmetic against lists per user."""
+
+import random
+from collections import Counter
+from dataclasses import fields, is_dataclass
+from itertools import chain
+
+import pytest
+import torch
+
+from seqgen.data.catalog import Sequences, count_transitions, ragged
+from seqgen.data.sequences import Cases, evaluation_batch, leave_one_out, training_batch
+
+
+def make_histories(seed, *, shortest=1):
+    """Users of 1, 2, 3, about 10 and about 100 items. No item stands at two places, so a slip shows, but for a few."""
+    rng = random.Random(seed)
+    lengths = [1, 2, 3, *(rng.randint(4, 12) for _ in range(8)), *(rng.randint(60, 130) for _ in range(3)), 3, 2, 1]
+    lengths = [length for length in lengths if length >= shortest]
+    rng.shuffle(lengths)
+    fresh = iter(rng.sample(range(1, 5000), 2000))
+    histories = [[next(fresh) for _ in range(length)] for length in lengths]
+    for history in histories:
+        if len(history) > 9:
+            history[-2] = history[1]  # seen twice
+    return histories
+
+
+def flat(histories):
+    lengths = torch.tensor([0, *map(len, histories)])
+    return Sequences(values=torch.tensor([*chain(*histories)], dtype=torch.int32), offsets=lengths.cumsum(0))
+
+
+def random_cases(histories, seed):
+    """Three histories of each user, in mixed order: (user, first, stop) with an item at stop, and the Cases."""
+    rng = random.Random(seed)
+    chosen = []
+    for user, history in enumerate(histories):
+        for _ in range(3):
+            stop = rng.randint(1, len(history) - 1)
+            chosen.append((user, rng.choice([0, rng.randint(0, stop - 1)]), stop))
+    rng.shuffle(chosen)
+    offsets = flat(histories).offsets
+    users, start, stop = torch.tensor(chosen).T
+    return chosen, Cases(users=users, start=offsets[users] + start, stop=offsets[users] + stop)
+
+
+def check_groups(batch, inputs, num_rows):
+    """Each row once, right-padded, cut to the group's longest, with rows of like length; inputs() in their order."""
+    rows = [row for group in batch.groups for row in group.rows.tolist()]
+    assert sorted(rows) == list(range(num_rows))
+    for group in batch.groups:
+        expected = [inputs[row] for row in group.rows.tolist()]
+        longest = max(map(len, expected))
+        assert group.items.tolist() == [items + [0] * (longest - len(items)) for items in expected]
+        assert group.lengths.tolist() == [len(items) for items in expected]
+        real = [i * longest + t for i, items in enumerate(expected) for t in range(len(items))]
+        assert group.flat_index.tolist() == real
+        assert longest <= max(4, 2 * min(map(len, expected)))
+    assert batch.inputs().tolist() == [item for row in rows for item in inputs[row]]
+    return rows
+
+
+def check_seen(batch, histories):
+    seen = [[] for _ in histories]
+    for row, item in zip(batch.seen_rows.tolist(), batch.seen_items.tolist(), strict=True):
+        seen[row].append(item)
+    assert list(map(sorted, seen)) == list(map(sorted, histories))
+
+
+@pytest.mark.parametrize("max_len", [1, 3, 10, 64])
+@pytest.mark.parametrize("seed", range(3))
+def test_training_batch(seed, max_len):
+    histories = make_histories(seed)
+    index = random.Random(seed).sample(range(len(histories)), 11)
+    batch = training_batch(
+        flat(histories), leave_one_out(flat(histories), held_out=0), torch.tensor(index), max_len=max_len
+    )
+    chosen = [histories[i] for i in index]
+    windows = [history[-max_len - 1 :] for history in chosen]
+    rows = check_groups(batch, [window[:-1] for window in windows], len(index))
+    pairs = [pair for row in rows for pair in zip(windows[row], windows[row][1:], strict=False)]
+    assert list(zip(batch.inputs().tolist(), batch.targets.tolist(), strict=True)) == pairs
+    assert batch.target_rows.tolist() == [row for row in rows for _ in windows[row][1:]]
+    assert batch.normalizer == len(pairs)
+    assert batch.users.tolist() == batch.cases.tolist() == index
+    assert len(batch) == len(index)
+    check_seen(batch, chosen)
+
+
+@pytest.mark.parametrize("max_len", [1, 3, 10, 64])
+@pytest.mark.parametrize("seed", range(3))
+def test_evaluation_batch(seed, max_len):
+    histories = make_histories(seed, shortest=2)
+    chosen, cases = random_cases(histories, seed)
+    index = random.Random(seed).sample(range(len(chosen)), 20)
+    batch = evaluation_batch(flat(histories), cases, torch.tensor(index), max_len=max_len, mask_seen=True)
+    chosen = [chosen[i] for i in index]
+    known = [histories[user][first:stop] for user, first, stop in chosen]
+    check_groups(batch, [history[-max_len:] for history in known], len(index))
+    assert batch.targets.tolist() == [histories[user][stop] for user, _, stop in chosen]
+    assert batch.target_rows.tolist() == list(range(len(index)))
+    assert batch.newest().tolist() == [history[-1] for history in known]
+    assert batch.users.tolist() == [user for user, _, _ in chosen]
+    assert batch.cases.tolist() == index
+    check_seen(batch, known)
+
+
+def test_seen_items_only_where_asked_for():
+    sequences = flat([[1, 2, 3, 4]])
+    cases = leave_one_out(sequences, held_out=1)
+    batch = evaluation_batch(sequences, cases, torch.tensor([0]), max_len=2, mask_seen=False)
+    assert batch.seen_rows.tolist() == batch.seen_items.tolist() == []
+
+
+def test_leave_one_out():
+    sequences = flat([[5, 6, 7], [1, 2, 3, 4]])
+    for held_out, stop in ((2, [1, 5]), (1, [2, 6])):
+        cases = leave_one_out(sequences, held_out=held_out)
+        assert cases.users.tolist() == [0, 1]
+        assert cases.start.tolist() == [0, 3]
+        assert cases.stop.tolist() == stop
+
+
+def test_one_item_gives_no_target():
+    batch = training_batch(
+        flat([[7], [8]]), leave_one_out(flat([[7], [8]]), held_out=0), torch.tensor([0, 1]), max_len=5
+    )
+    assert batch.targets.tolist() == batch.inputs().tolist() == []
+    assert batch.normalizer > 0  # a loss is divided by it
+
+
+def test_an_empty_slice_of_a_batch():
+    # Evaluation with more processes than users in the last batch.
+    sequences = flat([[1, 2, 3]])
+    cases = leave_one_out(sequences, held_out=1)
+    batch = evaluation_batch(sequences, cases, torch.empty(0, dtype=torch.long), max_len=5, mask_seen=True)
+    assert len(batch) == len(batch.targets) == len(batch.inputs()) == len(batch.newest()) == len(batch.seen_rows) == 0
+
+
+def test_long_histories_make_few_groups():
+    histories = [[1] * length for length in range(2, 500)]
+    sequences = flat(histories)
+    batch = training_batch(sequences, leave_one_out(sequences, held_out=0), torch.arange(len(histories)), max_len=512)
+    assert len(batch.groups) <= 8
+
+
+def test_ragged():
+    start, length = [4, 0, 9, 2, 7], [3, 0, 1, 0, 2]
+    row, index = ragged(torch.tensor(start), torch.tensor(length))
+    assert row.tolist() == [0, 0, 0, 2, 4, 4]
+    assert index.tolist() == [4, 5, 6, 9, 7, 8]
+    row, index = ragged(torch.tensor([3]), torch.tensor([0]))
+    assert row.tolist() == index.tolist() == []
+
+
+@pytest.mark.parametrize("last", [None, 1, 2, 5])
+@pytest.mark.parametrize("time_span", [1, 3])
+@pytest.mark.parametrize("seed", range(2))
+def test_count_transitions(seed, time_span, last):
+    rng = random.Random(seed)
+    histories = [[rng.randint(1, 6) for _ in range(rng.choice([1, 2, 3, 9]))] for _ in range(30)]
+    expected = Counter()
+    for history in histories:
+        kept = history if last is None else history[-last:]
+        for i in range(len(kept)):
+            for j in range(i + 1, min(i + time_span, len(kept) - 1) + 1):
+                expected[kept[i], kept[j]] += 1
+    head, tail, count = count_transitions(flat(histories), num_items=6, time_span=time_span, last=last)
+    found = list(zip(head.tolist(), tail.tolist(), count.tolist(), strict=True))
+    assert found == [(i, j, n) for (i, j), n in sorted(expected.items())]
+
+
+def test_count_transitions_of_fewer_items_than_the_span():
+    head, tail, count = count_transitions(flat([[3, 1]]), num_items=3, time_span=5)
+    assert (head.tolist(), tail.tolist(), count.tolist()) == ([3], [1], [1])
+
+
+def tensors_of(value):
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if is_dataclass(value):
+        value = [getattr(value, field.name) for field in fields(value)]
+    return [*chain(*map(tensors_of, value))] if isinstance(value, tuple | list) else []
+
+
+def test_to_moves_every_tensor():
+    histories = make_histories(0)
+    sequences = flat(histories)
+    batch = training_batch(sequences, leave_one_out(sequences, held_out=0), torch.arange(len(histories)), max_len=20)
+    moved = batch.to("meta")
+    assert len(tensors_of(moved)) == len(tensors_of(batch)) == 6 + 4 * len(batch.groups)
+    assert all(tensor.is_meta for tensor in tensors_of(moved))
+    assert [type(group) for group in moved.groups] == [type(group) for group in batch.groups]
+    assert moved.normalizer == batch.normalizer
+    assert not any(tensor.is_meta for tensor in tensors_of(batch))

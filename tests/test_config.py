@@ -1,0 +1,164 @@
+"""Every option composes and fits what it builds; what is wrong is refused in one sentence."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import QUIET, ROOT, TINY
+from omegaconf import DictConfig, OmegaConf
+
+from seqgen import config
+from seqgen.errors import UserError
+
+CONF = ROOT / "conf"
+OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != "local")
+NEEDS_SWEEP = {"hparams_search"}
+
+
+def compose(tmp_path: Path, *overrides: str) -> DictConfig:
+    return config.compose([*overrides, *QUIET], output_dir=tmp_path)
+
+
+def refusal(tmp_path: Path, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        config.check(compose(tmp_path, *overrides))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_resolves(group: str, option: str, tmp_path: Path) -> None:
+    override = [] if group in ("hydra", "paths") else [f"{group}={option}"]
+    assert config.plain(compose(tmp_path, *override))["seed"] == 1
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g not in ("paths", "hydra")])
+def test_every_key_fits_the_signature_it_feeds(group: str, option: str, tmp_path: Path) -> None:
+    if option == "none" or group in NEEDS_SWEEP:
+        pytest.skip("chooses nothing to build, or runs in sweeps only")
+    pairing = {"attention": ["model=sasrec"], "loss": ["model=sasrec"], "optimizer": ["model=sasrec"]}.get(group, [])
+    config.check(compose(tmp_path, f"{group}={option}", *pairing))
+
+
+def test_every_required_argument_of_a_model_is_in_its_yaml(tmp_path: Path) -> None:
+    from hydra.utils import get_object
+
+    for path in sorted((CONF / "model").glob("*.yaml")):
+        node = compose(tmp_path, f"model={path.stem}").model
+        parameters = inspect.signature(get_object(node["_target_"])).parameters
+        required = {n for n, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+        assert required - {"catalog"} <= set(node), path
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_trains_on_generated_data(path: Path, tmp_path: Path) -> None:
+    from seqgen.run import run
+
+    overrides = [f"experiment={path.stem}", "data=synthetic", *TINY, "trainer.max_epochs=1"]
+    assert run(compose(tmp_path, *overrides)) > 0
+
+
+def test_precedence_is_command_line_then_experiment_then_model_then_root(tmp_path: Path) -> None:
+    assert compose(tmp_path, "model=sasrec").attention._target_ == "seqgen.attention.softmax.branches"
+    assert compose(tmp_path, "model=mqsa_ted", "attention=vae").attention._target_ == "seqgen.attention.vae.branches"
+    assert compose(tmp_path).optimizer.weight_decay == 0.0
+    assert compose(tmp_path, "experiment=mqsa_ted_beauty").optimizer.weight_decay == 1e-4
+    assert compose(tmp_path, "experiment=mqsa_ted_beauty", "optimizer.weight_decay=0.5").optimizer.weight_decay == 0.5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            ["model=popularity", "attention=vae"],
+            "attention=vae has no effect on model=popularity; choose attention=none",
+        ),
+        (["model=transition", "loss=bce"], "loss=bce has no effect on model=transition"),
+        (["model=oracle", "scheduler=cosine"], "scheduler=cosine has no effect on model=oracle"),
+        (["model=sasrec", "attention=none"], "model=sasrec needs attention=; choose one of multi_query, softmax, vae"),
+        (["model=mqsa_ted", "loss=none"], "model=mqsa_ted needs loss=; choose one of bce, ce"),
+        (["model.hidden_dim=abc"], "model.hidden_dim=abc must be an integer"),
+        (["model.dropout=true"], "model.dropout=True must be a number"),
+        (["optimizer.lr=fast"], "optimizer.lr=fast must be a number"),
+        (["model.norm=first"], "model.norm=first must be query or post or pre"),
+        (["trainer.max_epochs=many"], "trainer.max_epochs=many must be an integer or null"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs=0 must be at least 1"),
+        (["+model.hiden_dim=3"], "model.hiden_dim is not a key of seqgen.model.mqsa_ted.MQSATED; did you mean"),
+        (["+trainer.max_epoch=3"], "trainer.max_epoch is not a key of pytorch_lightning.Trainer; did you mean"),
+        (["+foo=1"], "foo is a key that nothing reads"),
+        (["+metrics.kk=1"], "metrics.kk is a key that nothing reads"),
+        (["seed=one"], "seed=one must be an integer"),
+        (["seed=-1"], "seed=-1 must lie between 0 and"),
+        (["tags=first"], "tags=first must be a list of str"),
+        (["compile=maybe"], "compile=maybe must be true or false"),
+        (["metrics.k=10"], "metrics.k=10 must be a list of int"),
+        (["metrics.k=[]"], "metrics.k=[] must hold at least one list length"),
+        (["metrics.k=[0,5]"], "metrics.k=[0, 5] must hold at least one list length, each at least 1"),
+        (["monitor=val/ndgc@10"], "monitor=val/ndgc@10 is no validation metric; did you mean val/ndcg@10"),
+        (["monitor=val/ndcg@7"], "monitor=val/ndcg@7 is no validation metric"),
+        (["ckpt_path=/no/such.ckpt"], "ckpt_path=/no/such.ckpt is not a file"),
+        (["train=false", "test=false"], "leaves nothing to do"),
+        (["hparams_search=mqsa_ted"], "hparams_search= has no effect on a single run; add --multirun"),
+        (["model._target_=seqgen.model.nowhere.Model"], "model._target_=seqgen.model.nowhere.Model cannot be imported"),
+    ],
+)
+def test_refused_before_anything_is_built(overrides: list[str], told: str, tmp_path: Path) -> None:
+    text = refusal(tmp_path, *overrides)
+    assert told in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["model=sasrec", "attention.num_heads=3"], "attention.num_heads=3 does not divide model.hidden_dim=64"),
+        (["attention.window=0"], "attention.window=0 must be at least 1"),
+        (["attention.alpha=1.5"], "attention.alpha=1.5 must lie in [0, 1]"),
+        (["model.dropout=1.0"], "model.dropout=1.0 must lie in [0, 1)"),
+        (["model.num_layers=0"], "model.num_layers=0 must be at least 1"),
+        (["model.temperature=0"], "model.temperature=0 must be above 0"),
+        (["model.time_span=0"], "model.time_span=0 must be at least 1"),
+        (["attention=vae", "attention.kl_weight=-1"], "attention.kl_weight=-1 must not be negative"),
+        (["metrics.k=[10,1000]"], "metrics.k=[10, 1000] must be list lengths between 1 and"),
+        (["data.batch_size=0"], "data.batch_size=0 must be at least 1"),
+        (["data.min_user_interactions=2"], "data.min_user_interactions=2 must be at least 3"),
+        (["data.min_item_interactions=999"], "no interaction is left after filtering"),
+        (["data=ml1m", "paths.data_dir=/nowhere"], "needs the file /nowhere/ml-1m/ratings.dat"),
+        (["optimizer.lr=-1"], "optimizer or scheduler: Invalid learning rate"),
+        (["trainer.accelerator=abacus"], "trainer: "),
+        (["train=false"], "train=false needs ckpt_path="),
+        (["model=popularity", "compile=true"], "compile=true has no effect"),
+        (["model=popularity", "ckpt_path=pyproject.toml"], "ckpt_path has no effect with model=popularity"),
+    ],
+)
+def test_refused_by_what_is_built(
+    overrides: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seqgen.run import run
+
+    monkeypatch.chdir(ROOT)
+    tiny = [] if overrides[0] == "data=ml1m" else TINY
+    with pytest.raises(Exception) as caught:  # noqa: PT011  (Lightning's own classes are among them)
+        run(compose(tmp_path, *tiny, *overrides))
+    text = config.sentence(caught.value, [])
+    assert text is not None
+    assert told in text
+    assert "\n" not in text
+
+
+def test_the_sentence_for_an_error_of_ours_is_none() -> None:
+    assert config.sentence(KeyError("a bug"), []) is None
+    assert config.sentence(ValueError("a bug"), []) is None
+
+
+def test_group_checks_look_at_what_refers_to_a_group(tmp_path: Path) -> None:
+    raw = OmegaConf.to_container(compose(tmp_path, "model=sasrec"), resolve=False)
+    assert isinstance(raw, dict)
+    model: dict[str, Any] = raw["model"]
+    assert {key for key, value in model.items() if re.fullmatch(r"\$\{\w+\}", str(value))} == {
+        "attention",
+        "loss",
+        "optimizer",
+        "scheduler",
+    }

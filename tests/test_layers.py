@@ -1,0 +1,203 @@
+"""Embedding, block and encoder against the formulas of their docstrings."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqgen.attention import Aux, SequenceMask, multi_query, softmax, vae
+from seqgen.errors import UserError
+from seqgen.layers import Block, Encoder, SequenceEmbedding
+
+LENGTHS = torch.tensor([4, 1, 3])
+NORMS = ("query", "post", "pre")
+SIZES = {"hidden_dim": 4, "ffn_dim": 6, "activation": "gelu", "norm": "query", "dropout": 0.0}
+
+
+def stirred(module: nn.Module, seed: int = 0) -> nn.Module:
+    """With no parameter at zero or one, so that none can be left out unnoticed."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    return module
+
+
+class Stub(nn.Module):
+    """A mechanism that anyone can compute by hand, with an auxiliary loss."""
+
+    def __init__(self, *, hidden_dim: int, max_len: int, scale: float = 3.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def source(self, x: Tensor, mask: SequenceMask) -> Tensor:
+        return x.flip(-1)
+
+    def forward(self, query: Tensor, context: Tensor, mask: SequenceMask, progress: float) -> tuple[Tensor, Aux]:
+        return self.scale * query + mask.query_rows(context.cumsum(dim=1)), {"stub": (self.scale * progress, 0.25)}
+
+
+def test_embedding_counts_positions_from_the_newest() -> None:
+    embedding = SequenceEmbedding(num_items=9, hidden_dim=4, max_len=5, dropout=0.0)
+    items = torch.tensor([[3, 9, 3, 1], [7, 0, 0, 0], [2, 4, 6, 0]])
+    hidden = embedding(items, LENGTHS)
+    for b, length in enumerate(LENGTHS.tolist()):
+        for t in range(length):
+            item, position = embedding.item.weight[items[b, t]], embedding.position.weight[length - 1 - t]
+            torch.testing.assert_close(hidden[b, t], 2.0 * item + position)  # 2 = sqrt(4)
+
+
+def test_embedding_row_0_stays_zero() -> None:
+    torch.manual_seed(0)
+    embedding = SequenceEmbedding(num_items=200, hidden_dim=16, max_len=50, dropout=0.0)
+    embedding(torch.tensor([[3, 0]]), torch.tensor([1])).square().sum().backward()
+    gradient = embedding.item.weight.grad
+    assert gradient is not None
+    assert gradient.abs().sum(dim=1).nonzero().flatten().tolist() == [3]
+    assert not embedding.item.weight[0].any()
+    assert embedding.item.weight[1:].std().item() == pytest.approx(0.01, rel=0.1)
+    assert embedding.position.weight.std().item() == pytest.approx(0.01, rel=0.1)
+
+
+def test_embedding_dropout_is_over_the_sum() -> None:
+    torch.manual_seed(0)
+    embedding = SequenceEmbedding(num_items=3, hidden_dim=64, max_len=4, dropout=0.5)
+    items = torch.tensor([[1, 2, 3, 1]])
+    kept, whole = embedding(items, torch.tensor([4])), embedding.eval()(items, torch.tensor([4]))
+    assert 0.3 < (kept == 0).double().mean() < 0.7
+    assert torch.equal(kept[kept != 0], 2.0 * whole[kept != 0])
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
+def test_block_is_the_formula_of_its_norm(norm: str, last: bool, activation: str) -> None:
+    attention = Stub(hidden_dim=4, max_len=4)
+    block = stirred(Block(attention, **SIZES | {"norm": norm, "activation": activation}))
+    mask = SequenceMask(LENGTHS, 4, last=last)
+    x = torch.randn(3, 4, 4)
+    hidden, aux = block(x, mask, 0.5)
+
+    def normalised(which: nn.LayerNorm, y: Tensor) -> Tensor:
+        return F.layer_norm(y, (4,), which.weight, which.bias, 1e-12)
+
+    def ffn(y: Tensor) -> Tensor:
+        inner = getattr(F, activation)(y @ block.inner.weight.T + block.inner.bias)
+        return inner @ block.outer.weight.T + block.outer.bias
+
+    def attend(query: Tensor, context: Tensor) -> Tensor:  # every row; the newest is taken at the end
+        return attention.scale * query + context.cumsum(dim=1)
+
+    first, second, source = block.norm_attention, block.norm_ffn, x.flip(-1)
+    if norm == "query":
+        query = normalised(first, source)
+        y = normalised(second, query + attend(query, x))
+        expected = y + ffn(y)
+    elif norm == "post":
+        y = normalised(first, source + attend(source, x))
+        expected = normalised(second, y + ffn(y))
+    else:
+        y = x + attend(normalised(first, source), normalised(first, x))
+        expected = y + ffn(normalised(second, y))
+    torch.testing.assert_close(hidden, mask.query_rows(expected), rtol=1e-5, atol=1e-5)
+    assert aux["stub"] == (attention.scale * 0.5, 0.25)
+
+
+@pytest.mark.parametrize(("norm", "dropped"), [("query", False), ("post", True), ("pre", True)])
+def test_block_drops_the_attention_output_except_with_norm_query(norm: str, dropped: bool) -> None:
+    block = Block(Stub(hidden_dim=64, max_len=4), **SIZES | {"hidden_dim": 64, "norm": norm, "dropout": 0.5})
+    nn.init.zeros_(block.outer.weight)  # silences the feed-forward network
+    x, mask = torch.randn(3, 4, 64), SequenceMask(LENGTHS, 4)
+    assert torch.equal(block(x, mask, 1.0)[0], block.eval()(x, mask, 1.0)[0]) is not dropped
+
+
+def test_block_drops_twice_in_the_feed_forward_network() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_dim": 400, "ffn_dim": 400, "activation": "relu", "norm": "query", "dropout": 0.5}
+    block = Block(Stub(hidden_dim=400, max_len=1), **sizes)
+    for linear in (block.inner, block.outer):
+        nn.init.zeros_(linear.weight)
+    nn.init.ones_(block.inner.bias)
+    block.outer.weight.data.fill_diagonal_(1.0)  # so that ffn(y) is the product of the two masks, 4 in a quarter
+    nn.init.zeros_(block.norm_ffn.weight)
+    hidden, _ = block(torch.randn(1, 1, 400), SequenceMask(torch.tensor([1]), 1), 1.0)
+    assert set(hidden.unique().tolist()) == {0.0, 4.0}
+    assert (hidden == 4).double().mean().item() == pytest.approx(0.25, abs=0.07)
+
+
+def make_encoder(branches: Any, **settings: Any) -> Encoder:
+    return stirred(Encoder(branches, **SIZES | {"num_layers": 1, "max_len": 4} | settings))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_encoder_adds_its_branches_with_their_weights(norm: str) -> None:
+    short, long = (partial(Stub, scale=scale) for scale in (3.0, 5.0))
+    settings = {"num_layers": 2, "norm": norm}
+    both = make_encoder([(0.3, short), (0.7, long)], **settings)
+    x = torch.randn(3, 4, 4)
+    hidden, aux = both(x, LENGTHS, progress=0.5)
+    expected = torch.zeros_like(x)
+    for branch, weight in enumerate([0.3, 0.7]):
+        y = x
+        for block in both.stacks[branch]:
+            y, _ = block(y, SequenceMask(LENGTHS, 4), 0.5)
+        if norm != "post":  # whose blocks end with a normalisation of their own
+            y = F.layer_norm(y, (4,), both.norms[branch].weight, both.norms[branch].bias, 1e-12)
+        expected = expected + weight * y
+    torch.testing.assert_close(hidden, expected)
+    scales = [block.attention.scale for stack in both.stacks for block in stack]
+    value, weight = aux["stub"]
+    torch.testing.assert_close(value, 0.5 * torch.stack(scales).sum())
+    assert (len(scales), weight) == (4, 0.25)
+
+
+def test_encoder_does_not_build_a_branch_of_weight_0() -> None:
+    def refuse(**_: Any) -> nn.Module:
+        raise AssertionError("built")
+
+    alone, beside = make_encoder([(1.0, Stub)]), make_encoder([(0.0, refuse), (1.0, Stub)])
+    beside.load_state_dict(alone.state_dict())
+    x = torch.randn(3, 4, 4)
+    assert torch.equal(alone(x, LENGTHS)[0], beside(x, LENGTHS)[0])
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("mechanism", [softmax.branches, multi_query.branches, vae.branches, lambda: [(1.0, Stub)]])
+def test_last_only_is_the_newest_row_of_all(norm: str, num_layers: int, mechanism: Callable[[], Any]) -> None:
+    encoder = make_encoder(mechanism(), norm=norm, num_layers=num_layers).eval()
+    x = torch.randn(3, 4, 4)
+    every, _ = encoder(x, LENGTHS)
+    newest, _ = encoder(x, LENGTHS, last_only=True)
+    torch.testing.assert_close(newest, torch.stack([every[b, n - 1] for b, n in enumerate(LENGTHS.tolist())]))
+
+
+def test_encoder_passes_progress_on() -> None:
+    encoder = make_encoder(vae.branches(kl_weight=0.5, kl_warmup=1.0), num_layers=2)
+    assert encoder(torch.randn(3, 4, 4), LENGTHS, progress=0.5)[1]["kl"][1] == 0.25
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"hidden_dim": 0},
+        {"num_layers": 0},
+        {"ffn_dim": -1},
+        {"norm": "both"},
+        {"activation": "tanh"},
+        {"dropout": 1.5},
+        {"dropout": -0.1},
+    ],
+)
+def test_settings_out_of_range_are_refused(setting: dict[str, Any]) -> None:
+    [(name, value)] = setting.items()
+    with pytest.raises(UserError, match=rf"^model\.{name}={value} "):
+        make_encoder(softmax.branches(), **setting)
+
+
+def test_embedding_refuses_a_dropout_out_of_range() -> None:
+    with pytest.raises(UserError, match=r"^model\.dropout=1\.0 "):
+        SequenceEmbedding(num_items=3, hidden_dim=4, max_len=5, dropout=1.0)

@@ -1,0 +1,252 @@
+"""What must hold for every model with every attention that `conf/` offers; a new YAML is covered as it stands.
+
+A pair that `config.check` refuses is left out; but every model, and every attention, must be in some pair.
+"""
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import QUIET, TINY
+from hydra.utils import get_class
+from omegaconf import DictConfig
+from torch import Tensor
+
+from seqgen import config
+from seqgen.data.sequences import Group, SequenceBatch, evaluation_batch, leave_one_out
+from seqgen.errors import UserError
+from seqgen.model.base import SequentialRecommender
+
+# Histories of many lengths: three groups in a batch. Wider than one head, deeper than one layer, with all dropouts.
+DATA = ("data.source.min_length=5", "data.source.max_length=16", "data.max_len=10", "data.batch_size=48")
+WANTED = {"model": {"hidden_dim": 16, "num_layers": 2, "dropout": 0.3}, "attention": {"num_heads": 2, "dropout": 0.2}}
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in Path(config.CONFIG_DIR, group).glob("*.yaml"))
+
+
+def composed(model: str, attention: str, folder: Path | str) -> DictConfig:
+    cfg = config.compose([f"model={model}", f"attention={attention}", *TINY, *DATA, *QUIET], output_dir=folder)
+    for group, wanted in WANTED.items():
+        for key, value in wanted.items():
+            if cfg[group] is not None and key in cfg[group]:
+                cfg[group][key] = value
+    return cfg
+
+
+@cache
+def pairs() -> dict[tuple[str, str], type[SequentialRecommender] | str]:
+    """Of every pair the class of its model, or the sentence that refuses it."""
+    found: dict[tuple[str, str], type[SequentialRecommender] | str] = {}
+    for pair in product(options("model"), options("attention")):
+        cfg = composed(*pair, "unused")
+        try:
+            config.check(cfg)
+            found[pair] = get_class(cfg.model._target_)
+        except UserError as error:
+            found[pair] = str(error)
+    return found
+
+
+def of(wanted: Callable[[type[SequentialRecommender]], bool]) -> list[Any]:
+    possible = [pair for pair, kind in pairs().items() if not isinstance(kind, str) and wanted(kind)]
+    return [pytest.param(pair, id="-".join(pair)) for pair in possible]
+
+
+ALL = of(lambda kind: True)
+WITH_STATES = of(lambda kind: kind.encode is not SequentialRecommender.encode)
+TRAINED = of(lambda kind: kind.trainable)
+
+
+class Case:
+    """One pair: its configuration and data; models of it, built anew."""
+
+    def __init__(self, model: str, attention: str, folder: Path) -> None:
+        self.cfg = composed(model, attention, folder)
+        self.cfg.paths.cache_dir = str(folder / "cache")
+        self.data = config.build(self.cfg, "data")
+        self.train = next(iter(self.data.train_dataloader()))
+        self.test = next(iter(self.data.test_dataloader()))
+
+    def build(self, seed: int = 0) -> SequentialRecommender:
+        torch.manual_seed(seed)
+        model: SequentialRecommender = config.build(self.cfg, "model", catalog=self.data.catalog)
+        return model
+
+    def stirred(self, seed: int = 0) -> SequentialRecommender:
+        """With parameters away from their starting values, near which a mistake may not show; in evaluation mode."""
+        model, generator = self.build(seed), torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for module in model.modules():
+                for parameter in module.parameters(recurse=False):
+                    parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+                if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+                    module.weight[module.padding_idx] = 0.0
+        return model.eval()
+
+
+@pytest.fixture(scope="module")
+def case_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, str]], Case]:
+    folder = tmp_path_factory.mktemp("properties")
+    return cache(lambda pair: Case(*pair, folder))
+
+
+@pytest.fixture
+def case(pair: tuple[str, str], case_of: Callable[[tuple[str, str]], Case]) -> Case:
+    return case_of(pair)
+
+
+def padded(group: Group, columns: int) -> Group:
+    items = torch.nn.functional.pad(group.items, (0, columns - group.items.shape[1]))
+    flat_index = torch.cat([r * columns + torch.arange(n) for r, n in enumerate(group.lengths.tolist())])
+    return replace(group, items=items, flat_index=flat_index)
+
+
+def in_one_group(batch: SequenceBatch) -> SequenceBatch:
+    columns = max(group.items.shape[1] for group in batch.groups)
+    parts = [padded(group, columns) for group in batch.groups]
+    items, lengths, rows = (torch.cat([getattr(p, name) for p in parts]) for name in ("items", "lengths", "rows"))
+    flat_index = padded(replace(parts[0], items=items, lengths=lengths), columns).flat_index
+    return replace(batch, groups=(Group(items=items, lengths=lengths, rows=rows, flat_index=flat_index),))
+
+
+def close(found: Any, wanted: Any) -> None:
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=2e-6)
+
+
+def test_every_option_is_in_a_pair() -> None:
+    possible = [param.values[0] for param in ALL]
+    assert sorted({model for model, _ in possible}) == options("model")
+    assert sorted({attention for _, attention in possible}) == options("attention")
+
+
+def test_an_impossible_pair_is_refused_in_a_sentence_that_helps() -> None:
+    for (model, _), sentence in pairs().items():
+        if isinstance(sentence, str):
+            assert "choose" in sentence, model
+
+
+@pytest.mark.parametrize("pair", WITH_STATES)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_later_item_changes_no_earlier_state(case: Case, training: bool) -> None:
+    model, num_items = case.stirred().train(training), case.data.catalog.num_items
+    group = max(case.train.groups, key=lambda g: g.items.shape[1])
+    assert group.items.shape[1] == case.data.max_len
+
+    def states(items: Tensor) -> Tensor:
+        torch.manual_seed(3)
+        hidden, _ = model.encode(items, group.lengths)
+        return hidden
+
+    before = states(group.items)
+    for column in range(1, case.data.max_len):
+        items = group.items.clone()
+        items[:, column:] = items[:, column:] % num_items + 1
+        after = states(items)
+        assert torch.equal(after[:, :column], before[:, :column])
+        assert not torch.isclose(after[:, column], before[:, column]).all(dim=1).any()
+
+
+@pytest.mark.parametrize("pair", WITH_STATES)
+def test_padding_changes_no_state(case: Case) -> None:
+    model = case.stirred()
+    groups = [group for group in case.train.groups if group.items.shape[1] < case.data.max_len]
+    assert len(groups) == 2
+    for group in groups:
+        more = padded(group, case.data.max_len)
+        states = [model.encode(g.items, g.lengths)[0].flatten(0, 1)[g.flat_index] for g in (group, more)]
+        close(*states)
+        close(*(model.encode(g.items, g.lengths, last_only=True)[0] for g in (group, more)))
+
+
+@pytest.mark.parametrize("pair", WITH_STATES)
+def test_the_newest_state_alone_is_that_among_all(case: Case) -> None:
+    model = case.stirred()
+    for group in case.test.groups:
+        every, _ = model.encode(group.items, group.lengths)
+        newest, _ = model.encode(group.items, group.lengths, last_only=True)
+        close(newest, every[torch.arange(len(every)), group.lengths - 1])
+
+
+@pytest.mark.parametrize("pair", ALL)
+def test_scores_of_a_user_do_not_depend_on_the_batch(case: Case) -> None:
+    model = case.stirred()
+    together = model.ranking_scores(case.test)
+    cases = leave_one_out(case.data.sequences, held_out=1)
+    how = {"max_len": case.data.max_len, "mask_seen": True}
+    for row in range(0, len(case.test), 5):
+        alone = model.ranking_scores(evaluation_batch(case.data.sequences, cases, torch.tensor([row]), **how))
+        close(alone[0], together[row])
+
+
+@pytest.mark.parametrize("pair", ALL)
+def test_grouping_changes_no_score(case: Case) -> None:
+    assert len(case.test.groups) == 3
+    model = case.stirred()
+    close(model.ranking_scores(in_one_group(case.test)), model.ranking_scores(case.test))
+
+
+@pytest.mark.parametrize("pair", TRAINED)
+def test_grouping_changes_no_loss(case: Case) -> None:
+    model, again = case.stirred(), []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        again.append(model.loss(case.train))
+    if again[0] != again[1]:
+        pytest.skip("the objective draws noise")
+    assert len(case.train.groups) == 3
+    close(model.loss(in_one_group(case.train)), again[0])
+
+
+@pytest.mark.parametrize("pair", ALL)
+def test_a_seed_decides_the_parameters_and_a_step(case: Case) -> None:
+    def after_a_step(seed: int) -> dict[str, Tensor]:
+        model = case.build(seed)
+        if model.trainable:
+            made = model.configure_optimizers()
+            optimizer = made["optimizer"] if isinstance(made, dict) else made
+            model.train().loss(case.train)["total"].backward()
+            optimizer.step()
+        return model.state_dict()
+
+    first, second = after_a_step(4), after_a_step(4)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    if case.build().trainable:
+        other = after_a_step(5)
+        assert not any(torch.equal(first[name], other[name]) for name in first if first[name].ndim > 1)
+
+
+@pytest.mark.parametrize("pair", ALL)
+def test_a_saved_state_gives_the_same_scores(case: Case) -> None:
+    saved, other, file = case.stirred(1), case.stirred(2), io.BytesIO()
+    torch.save(saved.state_dict(), file)
+    file.seek(0)
+    wanted = saved.ranking_scores(case.test)
+    if list(saved.parameters()):
+        assert not torch.allclose(other.ranking_scores(case.test), wanted)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other.ranking_scores(case.test), wanted)
+
+
+@pytest.mark.parametrize("pair", TRAINED)
+def test_gradients_reach_every_parameter(case: Case) -> None:
+    model = case.stirred().train()
+    model.loss(case.train)["total"].backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad, name
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+            used = module.weight.grad.abs().sum(dim=1) > 0
+            assert used.tolist() == [row != module.padding_idx for row in range(len(used))]
