@@ -44,12 +44,13 @@ def run(cfg: DictConfig) -> float:
     from seqgen.callbacks import AtomicCheckpointIO, Recorder, StepSeed, reset_peak_memory
     from seqgen.results import RunRecord, write_ranks
 
-    # Lightning's notices at start, its use of a deprecated name, and its advice on workers (data in memory needs none)
-    # and on logging by step (all is logged by epoch).
+    # Lightning's notices at start, its use of a deprecated name, its advice on workers (data in memory needs none) and
+    # on logging by step (all is logged by epoch), and that a resumed run has a new folder (BestCheckpoint sees to it).
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*The dirpath has changed.*")
     started = time.perf_counter()
     first = getattr(rank_zero_only, "rank", 0) == 0
     config.check(cfg)

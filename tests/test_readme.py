@@ -1,0 +1,50 @@
+"""The README's commands are commands: each composes and passes the checks."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from seqgen import config
+
+README = (ROOT / "README.md").read_text()
+RUNS = sorted(set(re.findall(r"python -m seqgen\.run ([^`\n]*)", README)))
+
+
+def test_there_are_commands() -> None:
+    assert len(RUNS) > 10
+
+
+@pytest.mark.parametrize("line", RUNS)
+def test_a_command_of_the_readme_composes(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [word for word in shlex.split(line) if word != "--help"]
+    if "model=mine" in words:
+        pytest.skip("stands for a package of the reader's own, which tests/test_run.py builds")
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.touch()
+    flags = {"-m", "--multirun", "--cfg", "job", "--resolve"}
+    overrides = [w for w in words if w not in flags and not w.startswith("ckpt_path=")]
+    if len(words) != len([w for w in words if not w.startswith("ckpt_path=")]):
+        overrides.append(f"ckpt_path={checkpoint}")
+    single = [re.sub(r"^([\w.]+=[^,\['\"]+),.*", r"\1", override) for override in overrides]
+    if "-m" in words or "--multirun" in words:
+        monkeypatch.setattr(config, "is_sweep", lambda: True)
+    config.check(config.compose(single, output_dir=tmp_path))
+
+
+def test_every_option_of_the_tables_exists_and_none_is_left_out() -> None:
+    for group in ("model", "attention", "data"):
+        named = set()
+        for row in re.findall(rf"(?s)\| `{group}=` \|.*?\n\n", README):
+            rows = [line.split("|")[1] for line in row.splitlines()[1:] if line]
+            named |= set(re.findall(r"`(\w+)`", "\n".join(rows)))
+        options = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - {"none"}
+        assert named == options
+
+
+def test_the_makefile_has_the_two_commands_of_the_readme() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
+        assert re.search(rf"^{target}:.*## ", makefile, flags=re.MULTILINE)
