@@ -26,7 +26,7 @@ def cross_entropy(hidden: Tensor, table: Tensor, targets: Tensor, batch: Sequenc
 
     Memory grows with positions + items, not with their product.
     """
-    hidden, table = hidden.float(), table.float()
+    hidden, table = full_precision(hidden), full_precision(table)
     weights = hidden.new_full((len(hidden),), 1.0 / batch.normalizer)
     of_targets = (hidden * table[targets]).sum()
     return weighted_logsumexp(hidden, table[1:], weights) - of_targets / batch.normalizer
@@ -87,6 +87,17 @@ def sample_negatives(batch: SequenceBatch, num_items: int, *, num_negatives: int
     offset = (batch.target_rows * (num_items + 1))[:, None]
     passed = torch.searchsorted(row * (num_items + 1) + unseen_below, offset + draw, right=True)
     return draw + 1 + passed - first[batch.target_rows][:, None]
+
+
+def kl_to_standard_normal(mean: Tensor, log_variance: Tensor, valid: Tensor) -> Tensor:
+    """KL(N(mean, variance) || N(0, 1)) of each row, averaged over the valid ones: (..., Z), (..., Z), (...) -> ()."""
+    per_row = 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance).sum(dim=-1)
+    return (per_row * valid).sum() / valid.sum()
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """At least 32 bits: exponentials, logarithms and long sums are not left to 16."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def weighted_logsumexp(hidden: Tensor, table: Tensor, weights: Tensor) -> Tensor:

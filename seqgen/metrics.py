@@ -88,15 +88,15 @@ class RankingMetrics(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Metric name without the split -> float64 scalar."""
-        histogram = self.histogram.double()
+        histogram = self.histogram.cpu().double()  # not every device has 64 bits
         cases = histogram.sum()
-        rank = torch.arange(len(histogram), device=histogram.device, dtype=torch.float64)
+        rank = torch.arange(len(histogram), dtype=torch.float64)
         gain = 1.0 / torch.log2(rank + 1)
         hittable = histogram[1:-1]  # the last entry is rank I + 1
         values = {"mrr": (hittable / rank[1:-1]).sum() / cases, "unhittable": histogram[-1] / cases}
-        item_counts = self.item_counts.to(histogram.device).double()[1:]
+        item_counts = self.item_counts.double()[1:]
         information = -torch.log2(item_counts.clamp(min=1) / item_counts.sum())
-        for k, with_padding in zip(self.k, self.recommended.double(), strict=True):
+        for k, with_padding in zip(self.k, self.recommended.cpu().double(), strict=True):
             recommended = with_padding[1:]
             total = recommended.sum()
             values[f"hr@{k}"] = hittable[:k].sum() / cases

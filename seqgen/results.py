@@ -4,12 +4,16 @@
 whatever way the run ends. Keys are added, never renamed.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
+import signal
 import socket
 import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +86,48 @@ class RunRecord:
         for name, place in config["paths"].items():  # other keys hold copies, such as a checkpoint's folder
             text = text.replace(json.dumps(place)[1:-1], f"<{name}>")
         self.update(run_id=hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+@contextlib.contextmanager
+def recorded(record: RunRecord, sentence: Callable[[BaseException], str | None], *, announce: bool) -> Iterator[None]:
+    """Say in the record how the run ended, and finish its W&B run, in whatever way it ends.
+
+    Args:
+        record: The run's record.
+        sentence: What to say of an error; None for one that only its type and text tell.
+        announce: Print an error at once, which Hydra tells of a sweep's job only after the last one.
+    """
+    environment = dict(os.environ)
+    handler = signal.getsignal(signal.SIGTERM)
+    with contextlib.suppress(ValueError):  # only the main thread may set a handler
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    wandb_run = _wandb_run()
+    failed = True
+    try:
+        yield
+        record.update(status="finished")
+        failed = False
+    except (KeyboardInterrupt, SystemExit):
+        record.update(status="stopped", error="The run was interrupted.")
+        raise
+    except BaseException as error:
+        text = sentence(error) or f"{type(error).__name__}: {error}"
+        record.update(status="failed", error=text)
+        if announce and record.write_file:
+            print(f"seqgen: {' '.join(record.content['overrides'])}: {text}", file=sys.stderr)
+        raise
+    finally:
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGTERM, handler)
+        if _wandb_run() is not wandb_run:
+            sys.modules["wandb"].finish(exit_code=int(failed))
+        # An offline W&B logger sets WANDB_MODE for the process, which would stick for the next job of a sweep.
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def _wandb_run() -> Any:
+    return getattr(sys.modules.get("wandb"), "run", None)
 
 
 def write_ranks(folder: Path, cases: pl.DataFrame, ranked: list[dict[str, Any]], item_ids: list[Any]) -> None:

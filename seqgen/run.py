@@ -3,14 +3,9 @@
 compose -> seed -> data -> model -> trainer -> fit -> test -> summary
 """
 
-import contextlib
-import logging
 import os
-import signal
 import sys
 import time
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,24 +37,18 @@ def run(cfg: DictConfig) -> float:
 
     from seqgen import summary
     from seqgen.callbacks import AtomicCheckpointIO, Recorder, StepSeed, reset_peak_memory
-    from seqgen.results import RunRecord, write_ranks
+    from seqgen.results import RunRecord, recorded, write_ranks
 
-    # Lightning's notices at start, its use of a deprecated name, its advice on workers (data in memory needs none) and
-    # on logging by step (all is logged by epoch), and that a resumed run has a new folder (BestCheckpoint sees to it).
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", message=".*The dirpath has changed.*")
+    summary.quiet()
     started = time.perf_counter()
     first = getattr(rank_zero_only, "rank", 0) == 0
-    config.check(cfg)
     settings = config.plain(cfg)
     folder = Path(cfg.paths.output_dir)
     record = RunRecord(folder, config=settings, choices=config.choices(), overrides=config.overrides(), write=first)
     if first and cfg.print_config:
         summary.print_config(settings, config.choices())
-    with _recorded(record, cfg):
+    with recorded(record, lambda error: config.sentence(error, sys.argv[1:]), announce=config.is_sweep()):
+        config.check(cfg)
         reset_peak_memory()
         L.seed_everything(cfg.seed, verbose=False)
         data: SequenceDataModule = config.build(cfg, "data")
@@ -90,7 +79,8 @@ def run(cfg: DictConfig) -> float:
             _test(cfg, trainer, model, data)
             if trainer.is_global_zero:
                 write_ranks(folder, data.test_cases(), model.ranked, catalog.item_ids)
-        record.update(metrics=model.evaluated, best_epoch=summary.best_epoch(trainer) if cfg.train else None)
+        best = summary.best_epoch(trainer) if cfg.train else None
+        record.update(metrics=summary.metrics_of(best, model.evaluated, record.content["history"]), best_epoch=best)
         record.content["timing"]["total_s"] = time.perf_counter() - started
     if trainer.is_global_zero:
         summary.print_summary(record)
@@ -116,37 +106,6 @@ def _test(cfg: DictConfig, trainer: Any, model: "SequentialRecommender", data: "
         raise UserError("train=false needs ckpt_path=, the checkpoint to test.")
     checkpoint = best or (None if cfg.train else cfg.ckpt_path)
     trainer.test(model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
-
-
-@contextlib.contextmanager
-def _recorded(record: Any, cfg: DictConfig) -> Iterator[None]:
-    """Say in the record how the run ended, and finish a W&B run, in whatever way it ends."""
-    environment = dict(os.environ)
-    failed = True
-    main_thread_handler = signal.getsignal(signal.SIGTERM)
-    with contextlib.suppress(ValueError):  # only the main thread may set a handler
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-        record.update(status="finished")
-        failed = False
-    except (KeyboardInterrupt, SystemExit):
-        record.update(status="stopped", error="The run was interrupted.")
-        raise
-    except BaseException as error:
-        text = config.sentence(error, sys.argv[1:]) or f"{type(error).__name__}: {error}"
-        record.update(status="failed", error=text)
-        if record.write_file and config.is_sweep():  # Hydra tells a sweep's errors only after its last job
-            print(f"seqgen: {' '.join(record.content['overrides'])}: {text}", file=sys.stderr)
-        raise
-    finally:
-        with contextlib.suppress(ValueError):
-            signal.signal(signal.SIGTERM, main_thread_handler)
-        if "wandb" in sys.modules and cfg.logger and "wandb" in cfg.logger:
-            sys.modules["wandb"].finish(exit_code=int(failed))
-        # An offline W&B logger sets WANDB_MODE for the process, which would stick for the next job of a sweep.
-        os.environ.clear()
-        os.environ.update(environment)
 
 
 _failure: list[Exception] = []

@@ -1,6 +1,8 @@
 """What a run prints: its configuration at the start, one table at the end."""
 
+import logging
 import math
+import warnings
 from typing import Any
 
 import pytorch_lightning as L
@@ -9,6 +11,17 @@ from rich import print as rich_print
 from rich.table import Table
 
 from seqgen.results import RunRecord
+
+
+def quiet() -> None:
+    """Silence what Lightning says that is no news.
+
+    Its notices at start, its use of a deprecated name, its advice on workers (data in memory needs none) and on logging
+    by step (all is logged by epoch), and that a resumed run has a new folder (`BestCheckpoint` sees to it).
+    """
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in ("LeafSpec", "does not have many workers", "than the logging interval", "dirpath has changed"):
+        warnings.filterwarnings("ignore", message=f".*{message}.*")
 
 
 def print_config(settings: dict[str, Any], choices: dict[str, str]) -> None:
@@ -87,6 +100,14 @@ def best_epoch(trainer: L.Trainer) -> int | None:
     """Epoch of the best checkpoint, counted from 0; None where none was kept."""
     path = getattr(trainer.checkpoint_callback, "best_model_path", "")
     return int(torch.load(path, map_location="cpu", weights_only=True)["epoch"]) if path else None
+
+
+def metrics_of(epoch: int | None, evaluated: dict[str, float], history: list[dict[str, Any]]) -> dict[str, float]:
+    """The metrics of the tested weights: validation of the best epoch, where this run had it, and the test."""
+    if epoch is None:
+        return evaluated
+    values = {k: v for entry in history if entry["epoch"] == epoch for k, v in entry.items() if k.startswith("val/")}
+    return values | {name: value for name, value in evaluated.items() if not name.startswith("val/")}
 
 
 def objective(evaluated: dict[str, float], record: RunRecord, monitor: str) -> float:

@@ -25,6 +25,7 @@ from seqgen.attention import (
     split_heads,
 )
 from seqgen.errors import UserError
+from seqgen.losses import full_precision, kl_to_standard_normal
 
 
 def branches(
@@ -93,26 +94,21 @@ class VAEAttention(nn.Module):
         prefix_mean = mask.query_rows(context.cumsum(dim=1) / count)  # (b, r, D)
         hidden = F.gelu(self.encoder(query + prefix_mean))
         # The normal's arithmetic, and the softmax, stay in 32 bits under mixed precision.
-        mean, log_variance = self.mean(hidden).float(), self.log_variance(hidden).float().clamp(-8.0, 4.0)
+        mean = full_precision(self.mean(hidden))
+        log_variance = full_precision(self.log_variance(hidden)).clamp(-8.0, 4.0)
         latent, aux = mean, {}
         if self.training:
             latent = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)  # (b, r, Z)
             warm = min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0
-            aux = {"kl": (_kl_to_standard_normal(mean, log_variance, mask.query_valid), warm * self.kl_weight)}
-        attention = self._weights(latent, mask)  # (b, H, r, l)
+            aux = {"kl": (kl_to_standard_normal(mean, log_variance, mask.query_valid), warm * self.kl_weight)}
+        attention = self._weights(latent.to(hidden.dtype), mask)  # (b, H, r, l)
         attention = F.dropout(attention, self.dropout, self.training)
         mixed = attention.to(context.dtype) @ split_heads(self.value(context), self.num_heads)
         return self.out(merge_heads(mixed)), aux
 
     def _weights(self, latent: Tensor, mask: SequenceMask) -> Tensor:
-        by_distance = self.head_decoders(self.shared_decoder(latent)).float()
+        by_distance = full_precision(self.head_decoders(self.shared_decoder(latent)))
         by_distance = by_distance.unflatten(-1, (self.num_heads, self.max_len)).transpose(1, 2)  # (b, H, r, max_len)
         distance = (mask.query_columns[..., None] - mask.columns).clamp(min=0)[:, None]  # (1 or b, 1, r, l)
         logits = by_distance.gather(-1, distance.expand(*by_distance.shape[:3], -1))
         return logits.masked_fill(~mask.allowed, float("-inf")).softmax(dim=-1)
-
-
-def _kl_to_standard_normal(mean: Tensor, log_variance: Tensor, valid: Tensor) -> Tensor:
-    """KL(N(mean, variance) || N(0, 1)) per row, averaged over the real rows: (b, r, Z), (b, r) -> ()."""
-    per_row = 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance).sum(dim=-1)
-    return (per_row * valid).sum() / valid.sum()

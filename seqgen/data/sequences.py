@@ -38,7 +38,7 @@ class _Movable:
         return replace(self, **moved)  # type: ignore[type-var]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)  # not frozen: Lightning sets the fields when a precision plugin converts a batch
 class Group(_Movable):
     """Rows of similar length.
 
@@ -55,7 +55,7 @@ class Group(_Movable):
     flat_index: Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class SequenceBatch(_Movable):
     """A batch: input sequences in groups, what is to be predicted, and what the user has seen.
 

@@ -29,7 +29,7 @@ from seqgen.data.catalog import Catalog, count_transitions, ragged
 from seqgen.data.sequences import SequenceBatch
 from seqgen.errors import UserError
 from seqgen.layers import Activation, Encoder, Norm, SequenceEmbedding
-from seqgen.losses import weighted_logsumexp
+from seqgen.losses import full_precision, weighted_logsumexp
 from seqgen.model.base import Loss, MakeOptimizer, MakeScheduler, SequentialRecommender
 
 
@@ -130,7 +130,7 @@ class MQSATED(SequentialRecommender):
         """
         heads, count = batch.inputs().unique(return_counts=True)
         weights = count / batch.normalizer  # (n,)
-        table = self.item_vectors[1:].float()  # row j - 1 is item j
+        table = full_precision(self.item_vectors[1:])  # row j - 1 is item j
         student = F.dropout(self.embedding.scale * table[heads - 1], self.dropout, self.training) / self.temperature
         start = self.teacher_offsets[heads]
         length = self.teacher_offsets[heads + 1] - start
@@ -140,7 +140,7 @@ class MQSATED(SequentialRecommender):
             table,
             length.cumsum(0) - length,
             mode="sum",
-            per_sample_weights=self.teacher_excess[place],
+            per_sample_weights=self.teacher_excess[place].to(table.dtype),
         )  # (n, D)
         expected = successors + self.teacher_floor[heads, None] * table.sum(dim=0)
         return weighted_logsumexp(student, table, weights) - (weights[:, None] * student * expected).sum()
