@@ -116,6 +116,7 @@ class Encoder(nn.Module):
         max_len: int,
     ) -> None:
         super().__init__()
+        check_probability("model.dropout", dropout)
         for name, value in {"hidden_dim": hidden_dim, "num_layers": num_layers, "ffn_dim": ffn_dim}.items():
             if value < 1:
                 raise UserError(f"model.{name}={value} must be at least 1.")

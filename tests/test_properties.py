@@ -4,7 +4,6 @@ A pair that `config.check` refuses is left out; but every model, and every atten
 """
 
 import io
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache

@@ -16,6 +16,7 @@ from seqgen.attention import Aux
 from seqgen.data.catalog import Catalog
 from seqgen.data.sequences import SequenceBatch
 from seqgen.errors import UserError
+from seqgen.losses import full_precision
 from seqgen.metrics import RankingMetrics, target_ranks, top_items
 
 Loss = Callable[[Tensor, Tensor, Tensor, SequenceBatch], Tensor]
@@ -76,7 +77,9 @@ class SequentialRecommender(L.LightningModule):
 
     def scores(self, batch: SequenceBatch) -> Tensor:
         """Score of every item for every row, (B, I + 1); column 0 is padding and not looked at."""
-        return self.user_state(batch) @ self.item_vectors.T
+        state, vectors = self.user_state(batch), self.item_vectors
+        with torch.autocast(state.device.type, enabled=False):  # 16 bits would round neighbours to ties
+            return full_precision(state) @ full_precision(vectors).T
 
     # What the base does with it.
 
@@ -103,7 +106,8 @@ class SequentialRecommender(L.LightningModule):
 
     def user_state(self, batch: SequenceBatch) -> Tensor:
         """Hidden state at the newest position of each row, (B, D)."""
-        state = self.item_vectors.new_zeros(len(batch), self.item_vectors.shape[1])
+        vectors = full_precision(self.item_vectors)
+        state = vectors.new_zeros(len(batch), vectors.shape[1])
         for group in batch.groups:
             hidden, _ = self.encode(group.items, group.lengths, last_only=True)
             state[group.rows] = hidden.to(state.dtype)
