@@ -16,6 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 setup: $(VENV)/.installed  ## create .venv with the exact tested versions
 
+run: export OMP_NUM_THREADS = 1 # tensors this small gain nothing from a second thread, and lose much on a busy machine
 run: setup  ## train on generated data: two baselines, MQSA-TED and the oracle, side by side
 	$(BIN)/python -m seqgen.run -m model=popularity,transition,mqsa_ted,oracle task=first_run trainer.max_epochs=30 hydra.sweep.dir=outputs/first_run
 	$(BIN)/python -m seqgen.report outputs/first_run

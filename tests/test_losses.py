@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import Normal, kl_divergence
 
 from seqgen import losses
 from seqgen.data.catalog import Sequences
@@ -37,17 +38,16 @@ def dense_cross_entropy(hidden: Tensor, table: Tensor, batch: SequenceBatch) -> 
     return F.cross_entropy(logits, batch.targets - 1, reduction="sum") / batch.normalizer
 
 
-def test_cross_entropy_is_the_softmax_over_items_1_to_i() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cross_entropy_is_the_softmax_over_items_1_to_i(dtype: torch.dtype) -> None:
     batch = replace(make_batch(HISTORIES), normalizer=7.0)
-    hidden, table = leaves(batch)
+    hidden, table = leaves(batch, dtype)
     value = losses.cross_entropy(hidden, table, batch.targets, batch)
     expected = dense_cross_entropy(hidden, table, batch)
-    torch.testing.assert_close(value.double(), expected)
-    for found, wanted in zip(
-        torch.autograd.grad(value, (hidden, table)), torch.autograd.grad(expected, (hidden, table)), strict=True
-    ):
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
-    assert not torch.autograd.grad(losses.cross_entropy(hidden, table, batch.targets, batch), table)[0][0].any()
+    torch.testing.assert_close(value, expected.to(dtype))
+    found, wanted = (torch.autograd.grad(v, (hidden, table)) for v in (value, expected))
+    torch.testing.assert_close(found, wanted)
+    assert not found[1][0].any()
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -72,6 +72,14 @@ def test_losses_of_no_target_are_zero() -> None:
         assert (len(batch.targets), value.item()) == (0, 0.0)
         assert hidden.grad is not None
         assert hidden.grad.shape == (0, 6)
+
+
+def test_divergence_from_the_standard_normal_is_a_mean_over_valid_rows() -> None:
+    mean, log_variance = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    valid = torch.tensor([[True, True, False, True], [False, False, False, True], [True, False, False, False]])
+    normal = Normal(mean, torch.exp(log_variance / 2))
+    per_row = kl_divergence(normal, Normal(0.0, 1.0)).sum(dim=-1)
+    torch.testing.assert_close(losses.kl_to_standard_normal(mean, log_variance, valid), per_row[valid].mean())
 
 
 def logsumexp_case(num_rows: int = 7) -> tuple[Tensor, Tensor, Tensor]:

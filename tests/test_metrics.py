@@ -1,5 +1,7 @@
 """Ranks, recommended lists and metrics against sorting and against numbers worked out by hand."""
 
+from math import log2
+
 import numpy as np
 import pytest
 import torch
@@ -70,8 +72,9 @@ def test_top_items_of_equal_scores_are_the_lowest_ids() -> None:
     assert top_items(scores, 10).tolist() == [list(range(1, 11))] * 3
 
 
-# Five items with 4, 2, 1, 1, 0 training interactions: 1, 2, 3, 3 bits, and 3 for the item without any.
-COUNTS = torch.tensor([0, 4, 2, 1, 1, 0])
+# Five items with 5, 2, 1, 1, 0 training interactions, and their bits; the item without any counts as one with 1.
+COUNTS = torch.tensor([0, 5, 2, 1, 1, 0])
+BITS = {1: log2(9 / 5), 2: log2(9 / 2), 3: log2(9), 4: log2(9), 5: log2(9)}
 # User 0 hits at once; user 1 has the target third, in a tie for the second place; user 2 has seen it, and item 4.
 SCORES = torch.tensor(
     [
@@ -90,10 +93,10 @@ BY_HAND = {
     "unhittable": 1 / 3,
     "coverage@1": 3 / 5,  # items 1, 2, 5
     "coverage@3": 4 / 5,  # items 1, 2, 3, 5: lists 1 2 3, 2 1 3 and 5 3
-    "novelty@1": (1 + 2 + 3) / 3,
-    "novelty@3": (1 + 2 + 3 + 2 + 1 + 3 + 3 + 3) / 8,
-    "popularity@1": (4 + 2 + 0) / 3,
-    "popularity@3": (4 + 2 + 1 + 2 + 4 + 1 + 0 + 1) / 8,
+    "novelty@1": (BITS[1] + BITS[2] + BITS[5]) / 3,
+    "novelty@3": (2 * BITS[1] + 2 * BITS[2] + 3 * BITS[3] + BITS[5]) / 8,
+    "popularity@1": (5 + 2 + 0) / 3,
+    "popularity@3": (5 + 2 + 1 + 2 + 5 + 1 + 0 + 1) / 8,
 }
 
 
@@ -104,7 +107,7 @@ def test_metrics_worked_out_by_hand() -> None:
     assert top.tolist() == [[1, 2, 3], [2, 1, 3], [5, 3, 0]]
     metrics.update(ranks, top)
     values = metrics.compute()
-    assert {name: value.item() for name, value in values.items()} == pytest.approx(BY_HAND, rel=1e-15)
+    assert {name: value.item() for name, value in values.items()} == pytest.approx(BY_HAND, rel=1e-14)
     assert {value.dtype for value in values.values()} == {torch.float64}
 
 

@@ -78,7 +78,7 @@ class Case:
     def build(self, seed: int = 0) -> SequentialRecommender:
         torch.manual_seed(seed)
         model: SequentialRecommender = config.build(self.cfg, "model", catalog=self.data.catalog)
-        return model
+        return model.double()  # so that equal means equal
 
     def stirred(self, seed: int = 0) -> SequentialRecommender:
         """With parameters away from their starting values, near which a mistake may not show; in evaluation mode."""
@@ -118,7 +118,7 @@ def in_one_group(batch: SequenceBatch) -> SequenceBatch:
 
 
 def close(found: Any, wanted: Any) -> None:
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
 
 
 def test_every_option_is_in_a_pair() -> None:

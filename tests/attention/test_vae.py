@@ -23,8 +23,8 @@ def make_layer(**settings: Any) -> VAEAttention:
     layer = make(hidden_dim=WIDTH, max_len=MAX_LEN)
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
-    layer.log_variance.bias.data[0] = 50.0  # beyond the bound of the log-variance
-    return layer
+    layer.log_variance.bias.data[:2] = torch.tensor([50.0, -50.0])  # beyond the bounds of the log-variance
+    return layer.double()
 
 
 def posterior(layer: VAEAttention, query: Tensor, context: Tensor) -> Normal:
@@ -50,12 +50,12 @@ def plain(layer: VAEAttention, latent: Tensor, context: Tensor) -> Tensor:
 @pytest.mark.parametrize("training", [False, True])
 def test_rows_are_decoded_from_their_own_latent(last: bool, training: bool) -> None:
     layer = make_layer(kl_weight=0.5, kl_warmup=0.0).train(training)
-    query, context = torch.randn(2, 3, 5, WIDTH)
+    query, context = torch.randn(2, 3, 5, WIDTH, dtype=torch.float64)
     mask = SequenceMask(LENGTHS, 5, last=last)
     torch.manual_seed(1)
     hidden, aux = layer(mask.query_rows(query), context, mask, 1.0)
     torch.manual_seed(1)
-    noise = torch.randn(3, 1 if last else 5, LATENT) if training else torch.zeros(3, 5, LATENT)
+    noise = torch.randn(3, 1 if last else 5, LATENT, dtype=torch.float64) if training else torch.zeros(3, 5, LATENT)
     divergences = []
     for b, length in enumerate(LENGTHS.tolist()):
         for i in [length - 1] if last else range(length):
@@ -63,7 +63,7 @@ def test_rows_are_decoded_from_their_own_latent(last: bool, training: bool) -> N
             normal = posterior(layer, query[b, i], past)
             divergences.append(kl_divergence(normal, Normal(0.0, 1.0)).sum())
             expected = plain(layer, normal.mean + normal.stddev * noise[b, row], past)
-            torch.testing.assert_close(hidden[b, row], expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(hidden[b, row], expected, rtol=1e-9, atol=1e-9)
     if training:
         value, weight = aux["kl"]
         assert weight == 0.5
@@ -77,7 +77,7 @@ def test_dropout_hits_the_attention_weights() -> None:
     torch.nn.init.zeros_(layer.value.weight)
     torch.nn.init.ones_(layer.value.bias)
     layer.out = torch.nn.Identity()  # all values are 1, so an output is the sum of the row's weights
-    x, mask = torch.zeros(500, 1, WIDTH), SequenceMask(torch.ones(500, dtype=torch.long), 1)
+    x, mask = torch.zeros(500, 1, WIDTH, dtype=torch.float64), SequenceMask(torch.ones(500, dtype=torch.long), 1)
     assert set(layer(x, x, mask, 1.0)[0].unique().tolist()) == {0.0, 2.0}
     torch.testing.assert_close(layer.eval()(x, x, mask, 1.0)[0], torch.ones_like(x))
 
@@ -88,17 +88,18 @@ def test_dropout_hits_the_attention_weights() -> None:
 )
 def test_weight_of_the_divergence_warms_up(warmup: float, progress: float, share: float) -> None:
     layer = make_layer(kl_weight=0.4, kl_warmup=warmup)
-    x = torch.randn(3, 5, WIDTH)
+    x = torch.randn(3, 5, WIDTH, dtype=torch.float64)
     assert layer(x, x, SequenceMask(LENGTHS, 5), progress)[1]["kl"][1] == pytest.approx(0.4 * share)
 
 
 def test_training_starts_near_uniform_attention() -> None:
+    torch.manual_seed(0)
     [(_, make)] = branches()
     layer = make(hidden_dim=16, max_len=20).eval()
     x = torch.randn(2, 20, 16)
     hidden, _ = layer(x, x, SequenceMask(torch.tensor([20, 20]), 20), 1.0)
     uniform = layer.out(layer.value(x).cumsum(dim=1) / torch.arange(1, 21)[:, None])
-    assert (hidden - uniform).abs().max() < 0.05 * uniform.abs().max()
+    assert (hidden - uniform).abs().max() < 0.1 * uniform.abs().max()
 
 
 @pytest.mark.parametrize(
