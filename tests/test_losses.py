@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqgen import losses
 from seqgen.data.catalog import Sequences
@@ -203,3 +205,22 @@ def test_negatives_of_all_items_where_seen_ones_are_allowed(draw: Callable[..., 
 def test_negatives_of_a_user_who_has_seen_every_item(draw: Callable[..., tuple[SequenceBatch, Tensor]]) -> None:
     with pytest.raises(UserError, match=r"^loss\.exclude_seen=true leaves no negative"):
         draw([*HISTORIES, list(range(1, 13))], exclude_seen=True)
+
+
+def test_cross_entropy_never_holds_positions_times_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                self.elements = max(self.elements, out.numel())
+            return out
+
+    positions, items, width = 600, 500, 4
+    monkeypatch.setattr(losses, "CHUNK_CPU", 5_000)
+    hidden, table = torch.randn(positions, width, requires_grad=True), torch.randn(items + 1, width, requires_grad=True)
+    batch = replace(make_batch(HISTORIES), normalizer=float(positions))
+    with Largest() as largest:
+        losses.cross_entropy(hidden, table, torch.randint(1, items + 1, (positions,)), batch).backward()
+    assert largest.elements <= 5_000

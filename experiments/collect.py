@@ -1,0 +1,35 @@
+"""Store finished runs as the results of an experiment: results.json without what belongs to one machine.
+
+    python experiments/collect.py experiments/mqsa_ted/results outputs/.../ [outputs/.../ ...]
+
+Writes NAME-seedS.json per run (NAME: the experiment's, else model-attention-data), without paths, process id and host.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+DROPPED = ("pid", "host", "config")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+")
+    options = parser.parse_args()
+    options.target.mkdir(parents=True, exist_ok=True)
+    for run in options.runs:
+        results = json.loads((run / "results.json").read_text())
+        chosen = results["choices"]
+        name = chosen.get("experiment", "None")
+        if name == "None":
+            name = "-".join(chosen[group] for group in ("model", "attention", "data"))
+        kept = {key: value for key, value in results.items() if key not in DROPPED}
+        kept["overrides"] = [o for o in results["overrides"] if not o.startswith(("paths.", "hydra."))]
+        file = options.target / f"{name}-seed{results['seed']}.json"
+        file.write_text(json.dumps(kept, indent=1) + "\n")
+        print(file)
+
+
+if __name__ == "__main__":
+    main()
