@@ -21,9 +21,7 @@ def main() -> None:
     for run in options.runs:
         results = json.loads((run / "results.json").read_text())
         chosen = results["choices"]
-        name = chosen.get("experiment", "None")
-        if name == "None":
-            name = "-".join(chosen[group] for group in ("model", "attention", "data"))
+        name = chosen.get("experiment") or "-".join(chosen[group] for group in ("model", "attention", "data"))
         kept = {key: value for key, value in results.items() if key not in DROPPED}
         kept["overrides"] = [o for o in results["overrides"] if not o.startswith(("paths.", "hydra."))]
         file = options.target / f"{name}-seed{results['seed']}.json"

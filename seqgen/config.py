@@ -63,9 +63,9 @@ def compose(overrides: Sequence[str] = (), *, output_dir: str | Path) -> DictCon
 
 
 def choices() -> dict[str, str]:
-    """Option chosen in each group of the run."""
-    chosen = HydraConfig.get().runtime.choices
-    return {str(group): str(option) for group, option in chosen.items() if not str(group).startswith("hydra/")}
+    """Option chosen in each group of the run, where one is."""
+    chosen = {str(group): option for group, option in HydraConfig.get().runtime.choices.items()}
+    return {group: str(o) for group, o in chosen.items() if o not in (None, "None") and not group.startswith("hydra/")}
 
 
 def overrides() -> list[str]:
@@ -134,7 +134,7 @@ def check(cfg: DictConfig) -> None:
     known = [f"val/{name}@{k}" for name in ("hr", "ndcg", "coverage", "novelty", "popularity") for k in cfg.metrics.k]
     if cfg.monitor not in [*known, "val/mrr"]:
         raise UserError(f"monitor={cfg.monitor} is no validation metric{_nearest(cfg.monitor, [*known, 'val/mrr'])}.")
-    if choices().get("hparams_search", "None") != "None" and not is_sweep():
+    if "hparams_search" in choices() and not is_sweep():
         raise UserError("hparams_search= has no effect on a single run; add --multirun.")
     if is_sweep() and cfg.trainer.get("devices") not in (1, "1") and cfg.trainer.get("strategy") == "ddp":
         raise UserError(
