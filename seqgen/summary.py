@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as L
 import torch
 from rich import print as rich_print
+from rich.markup import escape
 from rich.table import Table
 
 from seqgen.results import RunRecord
@@ -30,9 +31,11 @@ def print_config(settings: dict[str, Any], choices: dict[str, str]) -> None:
     run_keys = {key: value for key, value in settings.items() if key not in choices}
     table.add_row("[bold]run", "", _pairs(run_keys))
     for group, option in choices.items():
-        long_or_fixed = group in ("trainer", "callbacks", "logger", "paths", "hydra")
-        if (option not in ("none", "None") and group in settings) or (group == "experiment" and option != "None"):
-            table.add_row(f"[bold]{group}", option, "" if long_or_fixed else _pairs(settings.get(group) or {}))
+        if group in ("trainer", "callbacks", "logger", "experiment", "debug"):  # long, or seen in the other lines
+            table.add_row(f"[bold]{group}", option, "")
+        elif isinstance(settings.get(group), dict):
+            own = {key: value for key, value in settings[group].items() if key not in choices}
+            table.add_row(f"[bold]{group}", option, _pairs(own))
     rich_print(table)
 
 
@@ -40,11 +43,10 @@ def _pairs(node: dict[str, Any]) -> str:
     shown = []
     for key, value in node.items():
         if isinstance(value, dict):
-            if "_target_" not in value:
-                shown.append(_pairs({f"{key}.{name}": inner for name, inner in value.items()}))
+            shown.append(_pairs({f"{key}.{name}": inner for name, inner in value.items() if not name.startswith("_")}))
         elif not key.startswith("_") and value is not None:
-            shown.append(f"{key}={str(value).replace('[', chr(92) + '[')}")
-    return " ".join(shown)
+            shown.append(f"{key}={value}")
+    return escape(" ".join(shown))
 
 
 def print_summary(record: RunRecord) -> None:
