@@ -82,6 +82,7 @@ class RunRecord:
         """Set the run's id, from its configuration and its data."""
         config = self.content["config"]
         identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+        identity["trainer"] = {k: v for k, v in config["trainer"].items() if not k.startswith("enable_")}
         text = json.dumps([identity, fingerprint], sort_keys=True)
         for name, place in config["paths"].items():  # other keys hold copies, such as a checkpoint's folder
             text = text.replace(json.dumps(place)[1:-1], f"<{name}>")
