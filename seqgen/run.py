@@ -63,6 +63,11 @@ def run(cfg: DictConfig) -> float:
         record.update(parameters=sum(p.numel() for p in model.parameters()))
         if cfg.compile:
             model.compile_network()
+        if not model.trainable and str(cfg.trainer.precision) in ("16-true", "bf16-true"):
+            model_name = config.choices()["model"]
+            raise UserError(
+                f"trainer.precision={cfg.trainer.precision} rounds the scores of model={model_name} to ties."
+            )
 
         loggers = list(config.build(cfg, "logger").values()) if cfg.logger else []
         callbacks = list(config.build(cfg, "callbacks").values()) if cfg.callbacks and model.trainable else []
