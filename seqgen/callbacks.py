@@ -1,6 +1,7 @@
 """Callbacks of every run: noise that a resumed run repeats, a best checkpoint that survives it, and the record."""
 
 import contextlib
+import math
 import os
 import shutil
 import time
@@ -13,6 +14,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from seqgen.data.sequences import SequenceBatch
+from seqgen.errors import UserError
 from seqgen.model.base import SequentialRecommender
 from seqgen.results import RunRecord
 
@@ -37,19 +39,32 @@ class BestCheckpoint(ModelCheckpoint):
     Lightning forgets the best score when the folder changes, so that the first resumed epoch would count as the best.
     """
 
+    def __init__(self, *, resumed_from: str | None = None, **settings: Any) -> None:
+        """Take ModelCheckpoint's settings, and the checkpoint that the run resumes from."""
+        super().__init__(**settings)
+        self.resumed_from = resumed_from
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best score, and copy the best checkpoint into this run's folder where it is still there."""
-        best = Path(state_dict["best_model_path"])
-        if best.is_file() and self.dirpath is not None and Path(self.dirpath) != best.parent:
-            Path(self.dirpath).mkdir(parents=True, exist_ok=True)
-            copied = str(Path(self.dirpath, best.name))
-            shutil.copyfile(best, copied)
-            moved = {str(best): copied}
+        """Restore the best score, and copy the best checkpoint into this run's folder.
+
+        Raises:
+            UserError: It lies neither where it was written nor beside the checkpoint that is resumed.
+        """
+        written = state_dict["best_model_path"]
+        if written and self.dirpath is not None and self.resumed_from is not None:
+            places = [Path(written), Path(self.resumed_from).parent / Path(written).name]
+            best = next((place for place in places if place.is_file()), None)
+            if best is None:
+                raise UserError(f"The best checkpoint of the resumed run is gone: put it back at {places[0]}.")
+            copied = Path(self.dirpath, best.name)
+            if copied.resolve() != best.resolve():
+                copied.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(best, copied)
             state_dict = state_dict | {
                 "dirpath": self.dirpath,
-                "best_model_path": copied,
-                "best_k_models": {moved.get(p, p): score for p, score in state_dict["best_k_models"].items()},
-                "kth_best_model_path": moved.get(state_dict["kth_best_model_path"], copied),
+                "best_model_path": str(copied),
+                "best_k_models": {str(copied): state_dict["best_model_score"]},
+                "kth_best_model_path": str(copied),
                 "last_model_path": "",
             }
         super().load_state_dict(state_dict)
@@ -74,15 +89,27 @@ class Recorder(L.Callback):
 
     def __init__(self, record: RunRecord) -> None:
         self.record = record
+        self.history: list[dict[str, Any]] = []
         self.epoch_s: list[float] = []
         self.epoch_cpu_s: list[float] = []
         self.targets = self.rows = 0
         self.evaluate_s = 0.0
         self.started = self.paused = (0.0, 0.0)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run's record goes on from."""
+        return {name: getattr(self, name) for name in ("history", "epoch_s", "epoch_cpu_s", "targets", "rows")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the record of the run that is resumed."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the epoch's clocks."""
-        self.started = _clocks()
+        """Start the epoch's clocks, and forget the validation of an earlier epoch."""
+        assert isinstance(pl_module, SequentialRecommender)
+        pl_module.evaluated = {}
+        self.started = _clocks(trainer)
 
     def on_train_batch_end(
         self,
@@ -98,12 +125,12 @@ class Recorder(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop the epoch's clocks."""
-        self.paused = _clocks()
+        self.paused = _clocks(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let the epoch's clocks go on."""
         if trainer.training:
-            now = _clocks()
+            now = _clocks(trainer)
             self.started = (
                 self.started[0] + now[0] - self.paused[0],
                 self.started[1] + now[1] - self.paused[1],
@@ -111,15 +138,17 @@ class Recorder(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add the epoch to the history."""
-        now = _clocks()
+        assert isinstance(pl_module, SequentialRecommender)
+        now = _clocks(trainer)
         self.epoch_s.append(now[0] - self.started[0])
         self.epoch_cpu_s.append(now[1] - self.started[1])
         logged = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
-        assert isinstance(pl_module, SequentialRecommender)
-        validated = {k: v for k, v in pl_module.evaluated.items() if k.startswith("val/")}
-        epoch = {"epoch": trainer.current_epoch, **logged, **validated}
-        history = [*self.record.content["history"], epoch]
-        self.record.update(history=history, epochs=trainer.current_epoch + 1, **self._costs(trainer))
+        if math.isnan(logged.get("train/loss", 0.0)) and not any(math.isnan(e["train/loss"]) for e in self.history):
+            print(
+                f"Warning: the training loss is no number in epoch {trainer.current_epoch}: try a smaller optimizer.lr."
+            )
+        self.history.append({"epoch": trainer.current_epoch, **logged, **pl_module.evaluated})
+        self.record.update(history=self.history, epochs=trainer.current_epoch + 1, **self._costs(trainer))
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock of the evaluation."""
@@ -136,13 +165,17 @@ class Recorder(L.Callback):
             timing |= {"train_epoch_s": self.epoch_s, "train_epoch_cpu_s": self.epoch_cpu_s}
             timing["train_targets_per_s"] = self.targets / sum(self.epoch_s)
             timing["train_sequences_per_s"] = self.rows / sum(self.epoch_s)
-        return {"timing": timing, "peak_memory_mb": peak_memory_mb()}
+        return {"timing": timing, "peak_memory_mb": peak_memory_mb(gpu=_on_gpu(trainer))}
 
 
-def _clocks() -> tuple[float, float]:
-    if torch.cuda.is_available():
+def _clocks(trainer: L.Trainer) -> tuple[float, float]:
+    if _on_gpu(trainer):
         torch.cuda.synchronize()
     return time.perf_counter(), time.process_time()
+
+
+def _on_gpu(trainer: L.Trainer) -> bool:
+    return trainer.strategy.root_device.type == "cuda"
 
 
 def reset_peak_memory() -> None:
@@ -153,7 +186,7 @@ def reset_peak_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def peak_memory_mb() -> dict[str, float | None]:
+def peak_memory_mb(*, gpu: bool) -> dict[str, float | None]:
     """Largest resident memory of the process, and largest allocated memory of the GPU, in MB."""
     try:
         status = Path("/proc/self/status").read_text()
@@ -162,5 +195,5 @@ def peak_memory_mb() -> dict[str, float | None]:
         import resource
 
         host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    device = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None
+    device = torch.cuda.max_memory_allocated() / 1e6 if gpu else None
     return {"host": host, "device": device}

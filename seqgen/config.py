@@ -5,9 +5,12 @@ The one place that knows Hydra's and OmegaConf's ways; nothing else sees `cfg` b
 
 import difflib
 import inspect
+import netrc
+import os
 import pkgutil
 import re
 import types
+import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -102,6 +105,8 @@ def build(cfg: DictConfig, key: str, **more: Any) -> Any:
         raise
     if not callable(make):
         return make
+    if given := [name for name in more if name in cfg[key]]:
+        raise UserError(f"{key}.{given[0]} is set by the run itself; remove it.")
     try:
         return make(**more)
     except (ValueError, TypeError) as error:
@@ -131,15 +136,45 @@ def check(cfg: DictConfig) -> None:
     epochs = cfg.trainer.get("max_epochs")
     if epochs is None or epochs < 1:
         raise UserError(f"trainer.max_epochs={epochs} must be at least 1: warm-ups and schedules count in epochs.")
-    known = [f"val/{name}@{k}" for name in ("hr", "ndcg", "coverage", "novelty", "popularity") for k in cfg.metrics.k]
-    if cfg.monitor not in [*known, "val/mrr"]:
-        raise UserError(f"monitor={cfg.monitor} is no validation metric{_nearest(cfg.monitor, [*known, 'val/mrr'])}.")
+    if (cfg.trainer.get("min_epochs") or 0) > epochs:
+        raise UserError(f"trainer.min_epochs={cfg.trainer.min_epochs} is above trainer.max_epochs={epochs}.")
+    _check_monitors(cfg, container)
+    if cfg.test and cfg.trainer.get("limit_test_batches") == 0:
+        raise UserError("trainer.limit_test_batches=0 leaves nothing to test; set test=false.")
+    _check_wandb(cfg)
     if "hparams_search" in choices() and not is_sweep():
         raise UserError("hparams_search= has no effect on a single run; add --multirun.")
-    if is_sweep() and cfg.trainer.get("devices") not in (1, "1") and cfg.trainer.get("strategy") == "ddp":
+
+
+def _check_monitors(cfg: DictConfig, container: dict[str, Any]) -> None:
+    known = [f"val/{name}@{k}" for name in ("hr", "ndcg", "coverage", "novelty", "popularity") for k in cfg.metrics.k]
+    known.append("val/mrr")
+    monitors = {f"callbacks.{name}": node.get("monitor") for name, node in (container["callbacks"] or {}).items()}
+    monitors = {"monitor": cfg.monitor, **{f"{name}.monitor": value for name, value in monitors.items() if value}}
+    for key, value in monitors.items():
+        if value not in known:
+            lengths = f" with K in metrics.k={list(cfg.metrics.k)}"
+            raise UserError(f"{key}={value} is no validation metric{lengths}{_nearest(value, known)}.")
+    if len(monitors) > 1 and cfg.trainer.get("limit_val_batches") == 0 and cfg.train:
         raise UserError(
-            "--multirun with trainer.strategy=ddp would start the whole sweep again in every process; use "
-            "trainer.devices=1, or trainer.strategy=ddp_spawn."
+            "trainer.limit_val_batches=0 leaves callbacks without the metric they watch; use callbacks=none."
+        )
+
+
+def _check_wandb(cfg: DictConfig) -> None:
+    """W&B would ask for a key at the prompt, which stops a script."""
+    wandb = (cfg.logger or {}).get("wandb")
+    if wandb is None or wandb.get("offline") or os.environ.get("WANDB_MODE", "online") != "online":
+        return
+    host = urllib.parse.urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        stored = netrc.netrc(os.environ.get("NETRC")).authenticators(host)
+    except (OSError, netrc.NetrcParseError):
+        stored = None
+    if not os.environ.get("WANDB_API_KEY") and stored is None:
+        raise UserError(
+            "logger=wandb needs an account: run `wandb login`, or set WANDB_API_KEY, or WANDB_MODE=offline, "
+            "or choose logger=csv."
         )
 
 
@@ -155,11 +190,11 @@ def sentence(error: BaseException, arguments: Sequence[str]) -> str | None:
         return text
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} cannot be read as key=value; quote it where it holds brackets, commas or spaces."
-    # Told by their names, so that an error at the command line does not wait for the import of these libraries.
+    # Told by its name, so that an error at the command line does not wait for the import of Lightning.
     if type(error).__name__ == "MisconfigurationException":
         return f"trainer: {' '.join(text.split())}"
-    if type(error).__name__ == "UsageError" and type(error).__module__.startswith("wandb"):
-        return f"logger=wandb: {text} Or set WANDB_MODE=offline, or choose logger=csv."
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
     if isinstance(error, InstantiationException):  # a constructor failed otherwise than by a bad value
         return None
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -168,6 +203,8 @@ def sentence(error: BaseException, arguments: Sequence[str]) -> str | None:
 
 
 def _hydra_sentence(text: str, arguments: Sequence[str]) -> str:
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{found[1]} lists several choices, which makes a sweep: add --multirun (-m)."
     if found := re.search(r"Could not override '([^']+)'", text):
         return f"{found[1]} is not a key of this configuration{_nearest(found[1], _known_keys(arguments))}."
     if found := re.search(r"Could not find '([^']+)/([^/']+)'", text):
@@ -220,9 +257,15 @@ def _check_run_keys(cfg: DictConfig) -> None:
     assert isinstance(container, dict)
     for key, hint in RUN_KEYS.items():
         _check_type(key, container.get(key), hint)
-    for key in container["metrics"]:
-        if key != "k":
-            raise UserError(f"metrics.{key} is a key that nothing reads; did you mean metrics.k?")
+    for group, names in {"metrics": ["k"], "paths": ["data_dir", "cache_dir", "output_dir"]}.items():
+        for key in container[group]:
+            if key not in names:
+                known = [f"{group}.{name}" for name in names]
+                raise UserError(f"{group}.{key} is a key that nothing reads; choose one of {', '.join(known)}.")
+    for group in ("callbacks", "logger"):
+        for name, node in (container[group] or {}).items():
+            if not isinstance(node, dict) or "_target_" not in node:
+                raise UserError(f"{group}.{name} builds nothing: it has no _target_; remove it.")
     lengths = container["metrics"]["k"]
     _check_type("metrics.k", lengths, list[int])
     if not lengths or min(lengths) < 1:
@@ -300,7 +343,8 @@ def _described(hint: Any) -> Iterator[str]:
         for part in filter(_checkable, arguments):
             yield from _described(part)
     elif arguments:
-        yield f"a list of {getattr(arguments[0], '__name__', arguments[0])}"
+        count = f"{len(arguments)} " if origin is tuple and Ellipsis not in arguments else ""
+        yield f"a list of {count}{getattr(arguments[0], '__name__', 'values')}"
     else:
         yield {int: "an integer", float: "a number", bool: "true or false", str: "a text"}.get(hint, "null")
 
@@ -326,6 +370,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is str:
         return isinstance(value, str)
+    if origin is tuple and Ellipsis not in arguments:
+        return isinstance(value, list) and len(value) == len(arguments) and all(map(_fits, value, arguments))
     if origin in (list, tuple, Sequence) or (inspect.isclass(origin) and issubclass(origin, Sequence)):
         parts = [part for part in arguments if part is not Ellipsis]
         return isinstance(value, list) and all(_fits(v, parts[0]) for v in value if parts)

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from seqgen.errors import UserError
+from seqgen.results import identity
 
 DEFAULT_METRICS = [f"test/{name}" for name in ("hr@10", "ndcg@10", "mrr", "coverage@10", "novelty@10")]
-IGNORED = {"seed", "paths", "task", "tags", "logger", "print_config", "hydra", "progress"}
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,6 @@ def _flatten(value: Any, key: str = "") -> dict[str, str]:
     return {k: text for name, item in value.items() for k, text in _flatten(item, f"{key}.{name}").items()}
 
 
-def _settings(config: dict[str, Any]) -> dict[str, str]:
-    text = json.dumps({key: value for key, value in config.items() if key not in IGNORED})
-    # A resolved config repeats the run's own folder, say in a callback: that must not set runs apart.
-    for path in sorted(map(str, (config.get("paths") or {}).values()), key=len, reverse=True):
-        text = text.replace(json.dumps(path)[1:-1], "${paths}") if "/" in path else text
-    return _flatten(json.loads(text))
-
-
 def _read(file: Path) -> Run | str:
     """Read one results.json: a run, or the line to print where it has not finished."""
     try:
@@ -66,12 +58,18 @@ def _read(file: Path) -> Run | str:
         numbers = {name: float(value) for name, value in numbers.items() if value is not None}
         names = [(results["choices"].get(name) or "none") for name in ("model", "attention", "data")]
         names = ["-" if name == "none" else name for name in names]
+        config = results["config"]
+        trainer = config.get("trainer") or {}
+        if config.get("test") is False or trainer.get("fast_dev_run"):
+            return f"not in the table: {file.parent}, not tested"
+        if trainer.get("limit_test_batches", 1.0) != 1.0:
+            return f"not in the table: {file.parent}, tested on a part of the users"
         data = (names[2], str(results["data"]["fingerprint"]))
-        settings = {**_settings(results["config"]), "data.fingerprint": data[1]}
-        seeds = [settings.pop(key) for key in sorted(settings) if key.endswith(".seed")]
+        settings = {**_flatten(identity(config)), "data.fingerprint": data[1]}
+        seeds = [settings.pop(key) for key in sorted(settings) if key == "seed" or key.endswith(".seed")]
         return Run(file, results["run_id"], (results["seed"], *seeds), names, data, settings, numbers)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is broken ({error!r}): delete it or run again") from None
+        return f"not in the table: {file} is broken ({error!r}): delete it or run again"
 
 
 def _find(folders: Iterable[str | Path], notes: list[str]) -> list[Run]:
@@ -87,7 +85,7 @@ def _find(folders: Iterable[str | Path], notes: list[str]) -> list[Run]:
     notes += [line for line in found if isinstance(line, str)]
     if not runs:
         raise UserError("; ".join([f"no finished run under {', '.join(map(str, roots))}", *notes]))
-    # By settings too: run_id covers tags and task, so that under another tag the same seed would count twice.
+    # By settings too: a changed seqgen may give the same settings another run_id.
     for key in (lambda run: (run.run_id, run.seed), lambda run: (run.seed, *sorted(run.settings.items()))):
         kept = {key(run): run for run in sorted(runs, key=lambda run: os.path.getmtime(run.file))}
         pairs = [(run.file.parent, kept[key(run)].file.parent) for run in runs if kept[key(run)] is not run]

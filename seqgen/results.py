@@ -7,6 +7,7 @@ whatever way the run ends. Keys are added, never renamed.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import signal
@@ -22,7 +23,7 @@ import polars as pl
 import seqgen
 
 # What does not change a run's outcome is not part of its identity.
-NOT_IDENTITY = ("paths", "logger", "print_config", "tags", "task")
+NOT_IDENTITY = ("paths", "logger", "print_config", "tags", "task", "ckpt_path", "train", "test", "compile")
 
 
 class RunRecord:
@@ -75,18 +76,37 @@ class RunRecord:
         if self.write_file:
             self.folder.mkdir(parents=True, exist_ok=True)
             beside = self.folder / f".results.json.{os.getpid()}"
-            beside.write_text(json.dumps(self.content, indent=1))
+            beside.write_text(json.dumps(_finite(self.content), indent=1, allow_nan=False))
             os.replace(beside, self.folder / "results.json")
 
     def identify(self, fingerprint: str) -> None:
         """Set the run's id, from its configuration and its data."""
-        config = self.content["config"]
-        identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
-        identity["trainer"] = {k: v for k, v in config["trainer"].items() if not k.startswith("enable_")}
-        text = json.dumps([identity, fingerprint], sort_keys=True)
-        for name, place in config["paths"].items():  # other keys hold copies, such as a checkpoint's folder
-            text = text.replace(json.dumps(place)[1:-1], f"<{name}>")
+        text = json.dumps([identity(self.content["config"]), fingerprint], sort_keys=True)
         self.update(run_id=hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that decides a run's outcome; two runs that share it are the same experiment."""
+    kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    trainer = kept.get("trainer") or {}
+    kept["trainer"] = {k: v for k, v in trainer.items() if not k.startswith("enable_") and k != "default_root_dir"}
+    # Other keys hold copies of the paths, such as a checkpoint's folder, and of the checkpoint resumed from.
+    text = json.dumps(kept)
+    copies = {**(config.get("paths") or {}), "ckpt_path": config.get("ckpt_path")}
+    for name, place in sorted(copies.items(), key=lambda item: -len(str(item[1]))):
+        if place is not None and "/" in str(place):
+            text = text.replace(json.dumps(str(place))[1:-1], f"<{name}>")
+    same: dict[str, Any] = json.loads(text.replace('"<ckpt_path>"', "null"))
+    return same
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity as null: they are no JSON."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

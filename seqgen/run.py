@@ -16,8 +16,11 @@ from seqgen import config
 from seqgen.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported inside `run`, so that --help and tab completion answer at once
+    import pytorch_lightning as L
+
     from seqgen.data.datamodule import SequenceDataModule
     from seqgen.model.base import SequentialRecommender
+    from seqgen.results import RunRecord
 
 
 def run(cfg: DictConfig) -> float:
@@ -36,7 +39,7 @@ def run(cfg: DictConfig) -> float:
     from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
     from seqgen import summary
-    from seqgen.callbacks import AtomicCheckpointIO, Recorder, StepSeed, reset_peak_memory
+    from seqgen.callbacks import reset_peak_memory
     from seqgen.results import RunRecord, recorded, write_ranks
 
     summary.quiet()
@@ -63,21 +66,7 @@ def run(cfg: DictConfig) -> float:
         record.update(parameters=sum(p.numel() for p in model.parameters()))
         if cfg.compile:
             model.compile_network()
-        if not model.trainable and str(cfg.trainer.precision) in ("16-true", "bf16-true"):
-            model_name = config.choices()["model"]
-            raise UserError(
-                f"trainer.precision={cfg.trainer.precision} rounds the scores of model={model_name} to ties."
-            )
-
-        loggers = list(config.build(cfg, "logger").values()) if cfg.logger else []
-        callbacks = list(config.build(cfg, "callbacks").values()) if cfg.callbacks and model.trainable else []
-        callbacks = [StepSeed(cfg.seed), Recorder(record), *callbacks]
-        plugins = [AtomicCheckpointIO()]
-        trainer: L.Trainer = config.build(cfg, "trainer", logger=loggers or False, callbacks=callbacks, plugins=plugins)
-        record.update(device=summary.device_name(trainer))
-        for logger in loggers:
-            logger.log_hyperparams({**config.choices(), **settings, "parameters": record.content["parameters"]})
-
+        trainer = _trainer(cfg, model, record)
         if cfg.train:
             _fit(cfg, trainer, model, data)
         if cfg.test and not cfg.trainer.fast_dev_run:
@@ -92,8 +81,46 @@ def run(cfg: DictConfig) -> float:
     return summary.objective(model.evaluated, record, cfg.monitor)
 
 
+def _trainer(cfg: DictConfig, model: "SequentialRecommender", record: "RunRecord") -> "L.Trainer":
+    from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+
+    from seqgen import summary
+    from seqgen.callbacks import AtomicCheckpointIO, Recorder, StepSeed
+
+    if not model.trainable and str(cfg.trainer.precision) in ("16-true", "bf16-true"):
+        name = config.choices()["model"]
+        raise UserError(f"trainer.precision={cfg.trainer.precision} rounds the scores of model={name} to ties.")
+    loggers = list(config.build(cfg, "logger").values()) if cfg.logger else []
+    callbacks = list(config.build(cfg, "callbacks").values()) if cfg.callbacks and model.trainable else []
+    trainer: L.Trainer = config.build(
+        cfg,
+        "trainer",
+        logger=loggers or False,
+        callbacks=[StepSeed(cfg.seed), Recorder(record), *callbacks],
+        plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False,  # the data module shards batches itself, without duplicates
+    )
+    if config.is_sweep() and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+        raise UserError(
+            "--multirun with several devices would start the whole sweep again in every process; use "
+            "trainer.devices=1, or trainer.strategy=ddp_spawn."
+        )
+    record.update(device=summary.device_name(trainer))
+    parameters = record.content["parameters"]
+    for logger in loggers:
+        try:
+            logger.log_hyperparams({"choices": config.choices(), **model.config, "parameters": parameters})
+        except TypeError as error:  # W&B is given its settings only now
+            raise UserError(f"logger: {error}") from error
+    return trainer
+
+
 def _fit(cfg: DictConfig, trainer: Any, model: "SequentialRecommender", data: "SequenceDataModule") -> None:
     if model.trainable:
+        if cfg.ckpt_path:
+            from seqgen.checkpoint import read_checkpoint, refuse_changed_settings
+
+            refuse_changed_settings(read_checkpoint(cfg.ckpt_path), model.config, cfg.ckpt_path)
         trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
         return
     if cfg.ckpt_path:
@@ -106,6 +133,10 @@ def _fit(cfg: DictConfig, trainer: Any, model: "SequentialRecommender", data: "S
 
 
 def _test(cfg: DictConfig, trainer: Any, model: "SequentialRecommender", data: "SequenceDataModule") -> None:
+    if not cfg.train and cfg.ckpt_path:
+        from seqgen.checkpoint import read_checkpoint
+
+        read_checkpoint(cfg.ckpt_path)
     best = trainer.checkpoint_callback.best_model_path if cfg.train and trainer.checkpoint_callback else None
     if not cfg.train and model.trainable and cfg.ckpt_path is None:
         raise UserError("train=false needs ckpt_path=, the checkpoint to test.")
@@ -129,8 +160,10 @@ def _hydra_main(cfg: DictConfig) -> float | None:
 
 def main() -> None:
     """The command line: errors that are the user's to mend are one sentence and exit code 1."""
-    wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    # Hydra must not print errors itself. The processes that DDP starts inherit both variables.
+    wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1" and "SEQGEN_SENTENCES" not in os.environ
+    if not wants_trace:
+        os.environ |= {"HYDRA_FULL_ERROR": "1", "SEQGEN_SENTENCES": "1"}
     try:
         _hydra_main()
         if _failure:
@@ -139,7 +172,8 @@ def main() -> None:
         text = config.sentence(error, sys.argv[1:])
         if wants_trace or text is None:
             raise
-        print(f"seqgen: {text}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"seqgen: {text}", file=sys.stderr)
         sys.exit(1)
 
 

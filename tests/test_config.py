@@ -21,6 +21,13 @@ def compose(tmp_path: Path, *overrides: str) -> DictConfig:
     return config.compose([*overrides, *QUIET], output_dir=tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def _no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def refusal(tmp_path: Path, *overrides: str) -> str:
     with pytest.raises(UserError) as caught:
         config.check(compose(tmp_path, *overrides))
@@ -34,9 +41,13 @@ def test_every_option_composes_and_resolves(group: str, option: str, tmp_path: P
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g not in ("paths", "hydra")])
-def test_every_key_fits_the_signature_it_feeds(group: str, option: str, tmp_path: Path) -> None:
+def test_every_key_fits_the_signature_it_feeds(
+    group: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if option == "none" or group in NEEDS_SWEEP:
         pytest.skip("chooses nothing to build, or runs in sweeps only")
+    if (group, option) == ("logger", "wandb"):
+        monkeypatch.setenv("WANDB_MODE", "offline")
     pairing = {"attention": ["model=sasrec"], "loss": ["model=sasrec"], "optimizer": ["model=sasrec"]}.get(group, [])
     config.check(compose(tmp_path, f"{group}={option}", *pairing))
 
@@ -95,10 +106,21 @@ def test_precedence_is_command_line_then_experiment_then_model_then_root(tmp_pat
         (["metrics.k=10"], "metrics.k=10 must be a list of int"),
         (["metrics.k=[]"], "metrics.k=[] must hold at least one list length"),
         (["metrics.k=[0,5]"], "metrics.k=[0, 5] must hold at least one list length, each at least 1"),
-        (["monitor=val/ndgc@10"], "monitor=val/ndgc@10 is no validation metric; did you mean val/ndcg@10"),
+        (["monitor=val/ndgc@10"], "no validation metric with K in metrics.k=[1, 5, 10, 20]; did you mean val/ndcg@10"),
         (["monitor=val/ndcg@7"], "monitor=val/ndcg@7 is no validation metric"),
         (["ckpt_path=/no/such.ckpt"], "ckpt_path=/no/such.ckpt is not a file"),
         (["train=false", "test=false"], "leaves nothing to do"),
+        (["+paths.foo=1"], "paths.foo is a key that nothing reads; choose one of paths.data_dir"),
+        (["+callbacks.foo=3"], "callbacks.foo builds nothing: it has no _target_"),
+        (
+            ["callbacks.early_stopping.monitor=val/foo"],
+            "callbacks.early_stopping.monitor=val/foo is no validation metric",
+        ),
+        (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 leaves callbacks without the metric"),
+        (["trainer.limit_test_batches=0"], "trainer.limit_test_batches=0 leaves nothing to test; set test=false"),
+        (["trainer.min_epochs=5", "trainer.max_epochs=1"], "trainer.min_epochs=5 is above trainer.max_epochs=1"),
+        (["optimizer.betas=[0.9]"], "optimizer.betas=[0.9] must be a list of 2"),
+        (["logger=wandb"], "logger=wandb needs an account: run `wandb login`, or set WANDB_API_KEY"),
         (["hparams_search=mqsa_ted"], "hparams_search= has no effect on a single run; add --multirun"),
         (["model._target_=seqgen.model.nowhere.Model"], "model._target_=seqgen.model.nowhere.Model cannot be imported"),
     ],
@@ -127,6 +149,9 @@ def test_refused_before_anything_is_built(overrides: list[str], told: str, tmp_p
         (["data=ml1m", "paths.data_dir=/nowhere"], "needs the file /nowhere/ml-1m/ratings.dat"),
         (["optimizer.lr=-1"], "optimizer or scheduler: Invalid learning rate"),
         (["trainer.accelerator=abacus"], "trainer: "),
+        (["+trainer.plugins=[]"], "trainer.plugins is set by the run itself; remove it"),
+        (["ckpt_path=README.md"], "ckpt_path=README.md cannot be read as a checkpoint"),
+        (["train=false", "ckpt_path=README.md"], "ckpt_path=README.md cannot be read as a checkpoint"),
         (["train=false"], "train=false needs ckpt_path="),
         (["model=popularity", "compile=true"], "compile=true has no effect"),
         (["model=popularity", "ckpt_path=pyproject.toml"], "ckpt_path has no effect with model=popularity"),

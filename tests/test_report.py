@@ -379,9 +379,30 @@ def test_folders_without_a_finished_run_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("text", ['{"status": "fini', "[]", '{"status": "finished"}', "", '"text"'])
-def test_a_broken_results_file_is_named(two_runs, text):
+def test_a_broken_results_file_is_named_and_left_out(two_runs, text):
     (two_runs / "1" / "results.json").write_text(text)
-    assert sentence_of(two_runs).startswith(f"{two_runs / '1' / 'results.json'} is broken (")
+    notes = []
+    assert report([two_runs], notes=notes).height == 1
+    assert [note.partition(" (")[0] for note in notes] == [
+        f"not in the table: {two_runs / '1' / 'results.json'} is broken"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"test": False}, "not tested"),
+        ({"trainer": {"fast_dev_run": True}}, "not tested"),
+        ({"trainer": {"limit_test_batches": 2}}, "tested on a part of the users"),
+    ],
+)
+def test_runs_without_a_whole_test_are_left_out(two_runs, config, told):
+    file = two_runs / "1" / "results.json"
+    results = json.loads(file.read_text())
+    file.write_text(json.dumps(results | {"config": results["config"] | config}))
+    notes = []
+    assert report([two_runs], notes=notes).height == 1
+    assert notes == [f"not in the table: {two_runs / '1'}, {told}"]
 
 
 def test_missing_and_broken_ranks_are_named(two_runs):

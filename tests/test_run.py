@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import torch
 from conftest import QUIET, ROOT, TINY
+from omegaconf import OmegaConf
 
 from seqgen import config
 from seqgen.errors import UserError
@@ -25,9 +26,8 @@ def start(folder: Path, *overrides: str) -> dict[str, Any]:
     """Run, and return results.json."""
     value = run(config.compose([*TINY, *QUIET, *overrides], output_dir=folder))
     results: dict[str, Any] = json.loads((folder / "results.json").read_text())
-    assert value == max(
-        [epoch["val/ndcg@10"] for epoch in results["history"]] or [results["metrics"].get("val/ndcg@10", value)]
-    )
+    validated = [epoch["val/ndcg@10"] for epoch in results["history"] if "val/ndcg@10" in epoch]
+    assert value == max(validated or [results["metrics"].get("val/ndcg@10", value)])
     return results
 
 
@@ -70,7 +70,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     last = tmp_path / "half/checkpoints/last.ckpt"
     resumed = start(tmp_path / "resumed", "trainer.max_epochs=4", f"ckpt_path={last}")
     for key in DETERMINED:
-        assert [e[key] for e in resumed["history"]] == [e[key] for e in whole["history"][2:]]
+        assert [e[key] for e in resumed["history"]] == [e[key] for e in whole["history"]]
     assert resumed["metrics"] == whole["metrics"]
     assert resumed["best_epoch"] == whole["best_epoch"]
 
@@ -82,7 +82,7 @@ def test_the_best_epoch_survives_a_resume_that_brings_no_gain(tmp_path: Path, mo
     monkeypatch.setattr(MQSATED, "user_state", lambda self, batch: self.item_vectors.new_zeros(len(batch), 64))
     last = tmp_path / "first/checkpoints/last.ckpt"
     worse = start(tmp_path / "worse", "trainer.max_epochs=3", f"ckpt_path={last}")
-    assert worse["history"][0]["val/ndcg@10"] == 0  # equal scores count against the model
+    assert worse["history"][2]["val/ndcg@10"] == 0  # equal scores count against the model
     assert worse["best_epoch"] == first["best_epoch"]
     assert (tmp_path / f"worse/checkpoints/epoch_{first['best_epoch']:03d}.ckpt").is_file()
 
@@ -106,6 +106,54 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Pat
     assert one["run_id"] != other["run_id"]
 
 
+def test_a_resumed_run_may_stand_alone(tmp_path: Path) -> None:
+    """The old folder is moved away: history, times and the best checkpoint are in what is left."""
+    model = ["model=sasrec", "attention=vae", "attention.kl_warmup=0"]  # a warm-up counts in trainer.max_epochs
+    whole = start(tmp_path / "whole", "trainer.max_epochs=3", *model)
+    first = start(tmp_path / "first", "trainer.max_epochs=2", *model)
+    (tmp_path / "first").rename(tmp_path / "moved")
+    last = f"ckpt_path={tmp_path}/moved/checkpoints/last.ckpt"
+    resumed = start(tmp_path / "resumed", "trainer.max_epochs=3", *model, last)
+    assert len(resumed["history"]) == len(resumed["timing"]["train_epoch_s"]) == 3
+    assert resumed["history"][:2] == first["history"]
+    assert resumed["metrics"] == whole["metrics"]
+
+    best = tmp_path / f"moved/checkpoints/epoch_{first['best_epoch']:03d}.ckpt"
+    best.unlink()
+    with pytest.raises(UserError, match="The best checkpoint of the resumed run is gone: put it back at"):
+        start(tmp_path / "again", "trainer.max_epochs=3", *model, last)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["model=sasrec"], "attention._target_="),
+        (["model.hidden_dim=32"], "model.ffn_dim=32 differs from 64 in ckpt_path="),
+        (["optimizer.lr=0.1"], "optimizer.lr=0.1 differs from 0.001 in ckpt_path="),
+        (["loss=bce"], "loss._target_="),
+        (["seed=9"], "seed=9 differs from 1"),
+        (["data.source.seed=8"], "data.source.seed=8 differs from 7"),
+        (["trainer.max_epochs=1"], "has trained 1 epochs already; set trainer.max_epochs above that"),
+    ],
+)
+def test_resuming_under_other_settings_is_refused(overrides: list[str], told: str, tmp_path: Path) -> None:
+    start(tmp_path / "first", "trainer.max_epochs=1")
+    resume = [f"ckpt_path={tmp_path}/first/checkpoints/last.ckpt", "trainer.max_epochs=2"]
+    with pytest.raises(UserError) as caught:
+        start(tmp_path / "second", *resume, *overrides)
+    assert told in str(caught.value)
+    failed = json.loads((tmp_path / "second/results.json").read_text())
+    assert failed["status"] == "failed"
+    assert told in failed["error"]
+
+
+def test_resuming_may_change_cost_and_place(tmp_path: Path) -> None:
+    start(tmp_path / "first", "trainer.max_epochs=1")
+    resume = [f"ckpt_path={tmp_path}/first/checkpoints/last.ckpt", "trainer.max_epochs=2"]
+    resumed = start(tmp_path / "second", *resume, "data.eval_batch_size=7", "tags=[again]", "logger=none")
+    assert resumed["epochs"] == 2
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
@@ -114,13 +162,30 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Pat
         (["data.source.seed=8"], "choose the same data and settings"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused(overrides: list[str], told: str, tmp_path: Path) -> None:
+def test_testing_a_checkpoint_that_does_not_fit_is_refused(overrides: list[str], told: str, tmp_path: Path) -> None:
     start(tmp_path / "first", "trainer.max_epochs=1")
+    checkpoint = f"ckpt_path={tmp_path}/first/checkpoints/last.ckpt"
     with pytest.raises(UserError, match=told):
-        start(tmp_path / "second", f"ckpt_path={tmp_path}/first/checkpoints/last.ckpt", *overrides)
-    failed = json.loads((tmp_path / "second/results.json").read_text())
-    assert failed["status"] == "failed"
-    assert told in failed["error"]
+        start(tmp_path / "second", "train=false", checkpoint, *overrides)
+
+
+def test_a_diverged_run_is_told_and_its_record_is_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = start(tmp_path, "trainer.max_epochs=2", "optimizer.lr=1e20")
+    assert capsys.readouterr().out.count("the training loss is no number") == 1
+    assert results["history"][1]["train/loss"] is None
+
+
+def test_a_history_holds_no_validation_of_another_epoch(tmp_path: Path) -> None:
+    results = start(tmp_path, "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2")
+    assert ["val/mrr" in epoch for epoch in results["history"]] == [False, True, False]
+
+
+def test_loggers_are_given_the_choices(tmp_path: Path) -> None:
+    start(tmp_path, "trainer.max_epochs=1", "model=sasrec", "attention=vae")
+    logged = OmegaConf.load(tmp_path / "csv/hparams.yaml")
+    assert logged.choices.model == "sasrec"
+    assert logged.choices.attention == "vae"
+    assert logged.model.hidden_dim == 64
 
 
 def test_compile_keeps_the_names_in_a_checkpoint(tmp_path: Path) -> None:
@@ -224,10 +289,10 @@ def test_the_command_line_tells_errors_in_one_sentence(arguments: list[str], tol
 
 
 def test_a_sweep_over_processes_that_start_themselves_is_refused(tmp_path: Path) -> None:
-    arguments = ["-m", "trainer=ddp", "trainer.devices=2", *TINY, *QUIET, f"hydra.sweep.dir={tmp_path}"]
+    arguments = ["-m", "trainer.accelerator=cpu", "trainer.devices=2", *TINY, *QUIET, f"hydra.sweep.dir={tmp_path}"]
     shown = command("seqgen.run", *arguments, cwd=tmp_path)
     assert shown.returncode == 1
-    assert "--multirun with trainer.strategy=ddp would start the whole sweep again" in shown.stderr
+    assert "--multirun with several devices would start the whole sweep again" in shown.stderr
     assert "Traceback" not in shown.stderr
 
 

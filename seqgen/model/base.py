@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from seqgen.attention import Aux
+from seqgen.checkpoint import flatten
 from seqgen.data.catalog import Catalog
 from seqgen.data.sequences import SequenceBatch
 from seqgen.errors import UserError
@@ -106,8 +107,9 @@ class SequentialRecommender(L.LightningModule):
 
     def user_state(self, batch: SequenceBatch) -> Tensor:
         """Hidden state at the newest position of each row, (B, D)."""
-        vectors = full_precision(self.item_vectors)
-        state = vectors.new_zeros(len(batch), vectors.shape[1])
+        vectors = self.item_vectors
+        dtype = torch.promote_types(vectors.dtype, torch.float32)
+        state = vectors.new_zeros(len(batch), vectors.shape[1], dtype=dtype)
         for group in batch.groups:
             hidden, _ = self.encode(group.items, group.lengths, last_only=True)
             state[group.rows] = hidden.to(state.dtype)
@@ -198,7 +200,7 @@ class SequentialRecommender(L.LightningModule):
             if self.make_scheduler is None:
                 return optimizer
             return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
-        except ValueError as error:  # torch's own words for a value out of range
+        except (ValueError, ArithmeticError, LookupError) as error:  # torch's own words for a value out of range
             raise UserError(f"optimizer or scheduler: {error}") from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -211,9 +213,7 @@ class SequentialRecommender(L.LightningModule):
         Raises:
             UserError: Says what differs.
         """
-        kept = checkpoint.get("seqgen")
-        if kept is None:
-            raise UserError("ckpt_path names a checkpoint that seqgen did not write.")
+        kept = checkpoint["seqgen"]
         if kept["model"] != _name(self):
             raise UserError(
                 f"ckpt_path holds a {kept['model']}, but this run builds a {_name(self)}; choose that model."
@@ -238,15 +238,9 @@ def _name(model: SequentialRecommender) -> str:
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    def flat(node: dict[str, Any], prefix: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in node.items():
-            found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return found
-
     differing = []
     for group in ("attention", "model"):
-        a, b = (flat(config.get(group) or {}, f"{group}.") for config in (theirs, ours))
+        a, b = (flatten(config.get(group), group) for config in (theirs, ours))
         differing += [f"{key}={a.get(key)}" for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
     own = [text for text in differing if not text.startswith("model.attention.")]  # model.attention repeats attention
     return f", trained with {', '.join(own)}" if own else ""
