@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUN := outputs/first_run/$(shell date +%Y-%m-%d_%H-%M-%S)
 
 .PHONY: help setup run test format clean
 .DEFAULT_GOAL := help
@@ -18,8 +19,8 @@ setup: $(VENV)/.installed  ## create .venv with the exact tested versions
 
 run: export OMP_NUM_THREADS = 1 # tensors this small gain nothing from a second thread, and lose much on a busy machine
 run: setup  ## train on generated data: two baselines, MQSA-TED and the oracle, side by side
-	$(BIN)/python -m seqgen.run -m model=popularity,transition,mqsa_ted,oracle task=first_run trainer.max_epochs=30 hydra.sweep.dir=outputs/first_run
-	$(BIN)/python -m seqgen.report outputs/first_run
+	$(BIN)/python -m seqgen.run -m model=popularity,transition,mqsa_ted,oracle task=first_run trainer.max_epochs=30 hydra.sweep.dir=$(RUN)
+	$(BIN)/python -m seqgen.report $(RUN)
 
 test: setup  ## lint, types, tests
 	$(BIN)/ruff check .

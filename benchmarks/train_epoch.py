@@ -13,6 +13,7 @@ import argparse
 import itertools
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -40,6 +41,8 @@ def measure(overrides: list[str], *, epochs: int, threads: int) -> dict[str, Any
             sys.exit(done.stderr)
         run = json.loads(Path(folder, "results.json").read_text())
     timing = run["timing"]
+    if "train_epoch_s" not in timing:
+        sys.exit(f"{' '.join(overrides)}: this model is not trained, so there is no epoch to time.")
     seconds = statistics.median(timing["train_epoch_s"][1:])
     mean_epoch = statistics.mean(timing["train_epoch_s"])
     return {
@@ -65,9 +68,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, default=RESULTS)
     options = parser.parse_args()
-    axes = [
-        [f"{key}={v}" for v in values.split(",")] for key, _, values in (o.partition("=") for o in options.overrides)
-    ]
+    # A comma inside brackets belongs to a list, which is one value.
+    pairs = [override.partition("=") for override in options.overrides]
+    axes = [[f"{key}={value}" for value in re.split(r",(?![^\[]*\])", values)] for key, _, values in pairs]
     rows = []
     table = Table(title=f"training epoch, {options.threads} thread(s), median of {options.epochs}")
     for name in ("overrides", "s", "CPU-s", "sequences/s", "targets/s", "peak MB", "GPU MB"):
@@ -75,13 +78,13 @@ def main() -> None:
     for combination in itertools.product(*axes):
         row = measure(list(combination), epochs=options.epochs, threads=options.threads)
         rows.append(row)
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(rows, indent=1))  # after each, so that a failing one loses none
         memory = row["peak_memory_mb"]
         gpu = f"{memory['device']:,.0f}" if memory["device"] else "-"
         numbers = [f"{row['epoch_s']:.2f}", f"{row['epoch_cpu_s']:.2f}", f"{row['sequences_per_s']:,.0f}"]
         table.add_row(" ".join(combination), *numbers, f"{row['targets_per_s']:,.0f}", f"{memory['host']:,.0f}", gpu)
     Console().print(table)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(rows, indent=1))
     print(f"Written: {options.json}")
 
 

@@ -2,7 +2,9 @@
 
 import logging
 import math
+import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as L
@@ -18,10 +20,18 @@ def quiet() -> None:
     """Silence what Lightning says that is no news.
 
     Its notices at start, its use of a deprecated name, its advice on workers (data in memory needs none) and on logging
-    by step (all is logged by epoch), and that a resumed run has a new folder (`BestCheckpoint` sees to it).
+    by step (all is logged by epoch) and across processes (the metrics are summed over them already), and that a resumed
+    run has a new folder (`BestCheckpoint` sees to it).
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in ("LeafSpec", "does not have many workers", "than the logging interval", "dirpath has changed"):
+    known = (
+        "LeafSpec",
+        "does not have many workers",
+        "than the logging interval",
+        "sync_dist=True",
+        "dirpath has changed",
+    )
+    for message in known:
         warnings.filterwarnings("ignore", message=f".*{message}.*")
 
 
@@ -101,7 +111,8 @@ def device_name(trainer: L.Trainer) -> str:
 def best_epoch(trainer: L.Trainer) -> int | None:
     """Epoch of the best checkpoint, counted from 0; None where none was kept."""
     path = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    return int(torch.load(path, map_location="cpu", weights_only=True)["epoch"]) if path else None
+    named = re.match(r"epoch_(\d+)", Path(path).name)  # conf/callbacks/checkpoints.yaml
+    return int(named[1]) if named else None
 
 
 def metrics_of(epoch: int | None, evaluated: dict[str, float], history: list[dict[str, Any]]) -> dict[str, float]:

@@ -22,6 +22,7 @@ def test_a_command_of_the_readme_composes(line: str, tmp_path: Path, monkeypatch
     words = [word for word in shlex.split(line) if word != "--help"]
     if "model=mine" in words:
         pytest.skip("stands for a package of the reader's own, which tests/test_run.py builds")
+    monkeypatch.setenv("WANDB_MODE", "offline")
     checkpoint = tmp_path / "last.ckpt"
     checkpoint.touch()
     flags = {"-m", "--multirun", "--cfg", "job", "--resolve"}

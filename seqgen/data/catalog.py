@@ -1,5 +1,6 @@
 """What a model may know of the data when it is built: the items, the users and the training sequences."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +40,7 @@ class Catalog:
         titles: Titles in the order of `item_ids`, where known.
         categories: Categories of each item in the order of `item_ids`, where known.
         train: The training part of every user; there when a model is built, not in a checkpoint.
-        truth: For generated data, what its true next-item probabilities are made of; not in a checkpoint.
+        truth: For generated data, makes what its true next-item probabilities are made of; not in a checkpoint.
     """
 
     fingerprint: str
@@ -51,7 +52,13 @@ class Catalog:
     titles: list[str] | None = None
     categories: list[list[str]] | None = None
     train: Sequences | None = field(default=None, repr=False)
-    truth: dict[str, Any] | None = field(default=None, repr=False)
+    truth: Callable[[], dict[str, Any]] | None = field(default=None, repr=False)
+
+    def by_popularity(self) -> Tensor:
+        """All ids by falling number of training interactions, equal ones by rising id, (num_items + 1,); 0 is last."""
+        counts = self.item_counts.clone()
+        counts[0] = -1
+        return counts.argsort(descending=True, stable=True)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: plain containers and tensors, so that `torch.load(weights_only=True)` reads it."""

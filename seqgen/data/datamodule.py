@@ -103,7 +103,7 @@ class SequenceDataModule(L.LightningDataModule):
             titles=items["title"].to_list() if "title" in known else None,
             categories=items["categories"].to_list() if "categories" in known else None,
             train=self.train_sequences,
-            truth=self.source.truth() if self.source.truth else None,
+            truth=self.source.truth,
         )
 
     def train_dataloader(self) -> DataLoader:
@@ -159,7 +159,7 @@ class SequenceDataModule(L.LightningDataModule):
         batches = _Batches(self, cases, train=train, rank=rank, world=world)
         overfit = bool(getattr(self.trainer, "overfit_batches", 0))
         order = _BatchOrder(len(cases), batch_size, seed=self.seed if train and not overfit else None)
-        pin = torch.cuda.is_available()
+        pin = bool(self.trainer and self.trainer.strategy.root_device.type == "cuda")
         return DataLoader(
             batches,
             batch_size=None,

@@ -55,12 +55,15 @@ def prepare(
         prepared = _build(source, settings, fingerprint)
         _write(prepared, folder)
         return prepared
-    return Prepared(
-        interactions=pl.read_parquet(folder / "interactions.parquet"),
-        users=pl.read_parquet(folder / "users.parquet"),
-        items=pl.read_parquet(folder / "items.parquet"),
-        meta=json.loads((folder / "meta.json").read_text()),
-    )
+    try:
+        return Prepared(
+            interactions=pl.read_parquet(folder / "interactions.parquet"),
+            users=pl.read_parquet(folder / "users.parquet"),
+            items=pl.read_parquet(folder / "items.parquet"),
+            meta=json.loads((folder / "meta.json").read_text()),
+        )
+    except (OSError, pl.exceptions.PolarsError, ValueError) as error:
+        raise UserError(f"The prepared set in {folder} is broken; delete that folder, and it is made again.") from error
 
 
 def k_core(frame: pl.DataFrame, *, min_user_interactions: int, min_item_interactions: int) -> pl.DataFrame:
@@ -74,9 +77,14 @@ def k_core(frame: pl.DataFrame, *, min_user_interactions: int, min_item_interact
 
 
 def _build(source: Source, settings: dict[str, int], fingerprint: str) -> Prepared:
-    raw = source.interactions()
-    has_time = "timestamp" in raw.collect_schema().names()
-    frame = raw.select("user_id", "item_id", *(["timestamp"] if has_time else [])).collect()
+    try:
+        raw = source.interactions()
+        has_time = "timestamp" in raw.collect_schema().names()
+        frame = raw.select("user_id", "item_id", *(["timestamp"] if has_time else [])).collect()
+    except pl.exceptions.PolarsError as error:
+        places = " or ".join(map(str, source.files))
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{places} is not of the form that this data set has: {reason}") from error
     steps = [_count("raw", frame)]
     frame = k_core(frame, **settings)
     steps.append(_count("k-core", frame))

@@ -48,7 +48,7 @@ def synthetic(
         popularity_weight: Weight c of popularity.
         seed: Of the generator; independent of the run's seed, so that all runs see the same data.
     """
-    parameters = dict(locals())
+    parameters = dict(locals()) | {"latent_dim": LATENT_DIM, "spread": SPREAD, "sharpness": SHARPNESS}
     if not 3 <= min_length <= max_length < num_items:
         raise UserError(
             f"data.source.min_length={min_length} and max_length={max_length} must satisfy 3 <= min_length <= "
@@ -96,7 +96,8 @@ def _truth(parameters: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def _nearness(of: np.ndarray, to: np.ndarray) -> np.ndarray:
     """Rows that sum to 1 and fall with the squared distance: (n, d), (I, d) -> (n, I)."""
-    near = np.exp(-SHARPNESS * ((of[:, None] - to) ** 2).sum(axis=2))
+    squared = (of**2).sum(axis=1)[:, None] + (to**2).sum(axis=1) - 2 * of @ to.T  # no (n, I, d) array
+    near = np.exp(-SHARPNESS * squared)
     return near / near.sum(axis=1, keepdims=True)
 
 

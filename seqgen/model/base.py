@@ -213,7 +213,9 @@ class SequentialRecommender(L.LightningModule):
         Raises:
             UserError: Says what differs.
         """
-        kept = checkpoint["seqgen"]
+        kept = checkpoint.get("seqgen")
+        if kept is None:
+            raise UserError("ckpt_path names a checkpoint that seqgen did not write.")
         if kept["model"] != _name(self):
             raise UserError(
                 f"ckpt_path holds a {kept['model']}, but this run builds a {_name(self)}; choose that model."

@@ -31,7 +31,7 @@ class Oracle(SequentialRecommender):
             )
         # Original ids are rows and columns of the truth; column 0 is padding.
         items, users = torch.tensor(catalog.item_ids), torch.tensor(catalog.user_ids)
-        truth = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in catalog.truth.items()}
+        truth = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in catalog.truth().items()}
         column = torch.zeros(1, dtype=torch.float64)
         transition = truth["transition"][items][:, items]
         self.register_buffer("transition", torch.nn.functional.pad(transition, (1, 0, 1, 0)))

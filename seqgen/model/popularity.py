@@ -18,9 +18,9 @@ class Popularity(SequentialRecommender):
 
     def __init__(self, *, catalog: Catalog, metrics_k: Sequence[int]) -> None:
         super().__init__(catalog=catalog, metrics_k=metrics_k)
-        by_popularity = catalog.item_counts.argsort(descending=True, stable=True)
-        score = torch.empty(len(by_popularity), dtype=torch.float64)
-        score[by_popularity] = torch.arange(len(by_popularity), 0, -1, dtype=torch.float64)
+        ids = catalog.by_popularity()
+        score = torch.empty(len(ids), dtype=torch.float64)
+        score[ids] = torch.arange(len(ids), 0, -1, dtype=torch.float64)
         self.register_buffer("order", score)
 
     def scores(self, batch: SequenceBatch) -> Tensor:

@@ -33,9 +33,10 @@ class Transition(SequentialRecommender):
         assert catalog.train is not None
         head, tail, count = count_transitions(catalog.train, num_items=catalog.num_items, last=max_len)
         rows = catalog.num_items + 1
-        by_popularity = catalog.item_counts.argsort(descending=True, stable=True)
         tie_break = torch.empty(rows, dtype=torch.float64)
-        tie_break[by_popularity] = torch.arange(rows, 0, -1, dtype=torch.float64) / (rows + 1)  # below one transition
+        tie_break[catalog.by_popularity()] = torch.arange(rows, 0, -1, dtype=torch.float64) / (
+            rows + 1
+        )  # below one transition
         self.register_buffer("offsets", torch.cat([torch.zeros(1).long(), head.bincount(minlength=rows).cumsum(0)]))
         self.register_buffer("tails", tail)
         self.register_buffer("counts", count.double())

@@ -130,14 +130,18 @@ def test_processes_share_an_evaluation(make):
 def test_a_process_without_users_is_refused(make, batch_size, world):
     # 36 users: the last batch holds 4, 1 and 2 of them.
     data = make(batch_size=batch_size)
-    data.trainer = SimpleNamespace(global_rank=0, world_size=world)
+    data.trainer = SimpleNamespace(
+        global_rank=0, world_size=world, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+    )
     with pytest.raises(UserError, match=rf"data\.batch_size={batch_size}\b"):
         data.train_dataloader()
 
 
 def test_loaders_take_the_rank_of_the_trainer(make):
     data = make(batch_size=9)
-    data.trainer = SimpleNamespace(global_rank=1, world_size=3)
+    data.trainer = SimpleNamespace(
+        global_rank=1, world_size=3, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+    )
     mine = epoch_of(data.train_dataloader(), 0)
     assert mine == [batch[1::3] for batch in epoch_of(make(batch_size=9).train_dataloader(), 0)]
     assert next(iter(data.test_dataloader())).users.tolist() == [1, 4, 7]
