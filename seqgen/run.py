@@ -128,7 +128,7 @@ def _fit(cfg: DictConfig, trainer: Any, model: "SequentialRecommender", data: "S
             f"ckpt_path has no effect with model={config.choices()['model']}, which is not trained by steps."
         )
     trainer.validate(model, datamodule=data, verbose=False)
-    if not cfg.trainer.fast_dev_run:
+    if cfg.callbacks and not cfg.trainer.fast_dev_run:
         trainer.save_checkpoint(Path(cfg.paths.output_dir, "checkpoints", "last.ckpt"))
 
 

@@ -48,11 +48,6 @@ class SequenceMask:
         return torch.arange(self.num_columns, device=self.lengths.device)
 
     @cached_property
-    def valid(self) -> Tensor:
-        """Real columns, (b, l) bool."""
-        return self.columns < self.lengths[:, None]
-
-    @cached_property
     def query_columns(self) -> Tensor:
         """Column of each query row: (1, l), or (b, 1) when only the newest is asked for."""
         return self.lengths[:, None] - 1 if self.last else self.columns[None]

@@ -81,11 +81,11 @@ class MQSATED(SequentialRecommender):
         metrics_k: Sequence[int],
     ) -> None:
         super().__init__(catalog=catalog, metrics_k=metrics_k, loss=loss, optimizer=optimizer, scheduler=scheduler)
-        if temperature <= 0:
+        if not temperature > 0:
             raise UserError(f"model.temperature={temperature} must be above 0.")
         if time_span < 1:
             raise UserError(f"model.time_span={time_span} must be at least 1.")
-        if distill_weight < 0:
+        if not distill_weight >= 0:
             raise UserError(f"model.distill_weight={distill_weight} must not be negative.")
         self.encoder = Encoder(
             attention,
