@@ -1,0 +1,84 @@
+"""The stages of a run that Lightning carries out: the trainer, the fit, the test."""
+
+from pathlib import Path
+
+import pytorch_lightning as L
+from omegaconf import DictConfig
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+
+from seqgen import config, summary
+from seqgen.callbacks import AtomicCheckpointIO, Recorder, StepSeed
+from seqgen.checkpoint import read_checkpoint, refuse_changed_settings
+from seqgen.data.datamodule import SequenceDataModule
+from seqgen.errors import UserError
+from seqgen.model.base import SequentialRecommender
+from seqgen.results import RunRecord
+
+
+def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecord) -> L.Trainer:
+    """The trainer with its loggers and callbacks, the record's among them.
+
+    Raises:
+        UserError: A setting does not go with the model, or with a sweep.
+    """
+    if not model.trainable and str(cfg.trainer.precision) in ("16-true", "bf16-true"):
+        name = config.choices()["model"]
+        raise UserError(f"trainer.precision={cfg.trainer.precision} rounds the scores of model={name} to ties.")
+    loggers = list(config.build(cfg, "logger").values()) if cfg.logger else []
+    callbacks = list(config.build(cfg, "callbacks").values()) if cfg.callbacks and model.trainable else []
+    trainer: L.Trainer = config.build(
+        cfg,
+        "trainer",
+        logger=loggers or False,
+        callbacks=[StepSeed(cfg.seed), Recorder(record), *callbacks],
+        plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False,  # the data module shards batches itself, without duplicates
+    )
+    if config.is_sweep() and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+        raise UserError(
+            "--multirun with several devices would start the whole sweep again in every process; use "
+            "trainer.devices=1, or trainer.strategy=ddp_spawn."
+        )
+    record.update(device=summary.device_name(trainer))
+    parameters = record.content["parameters"]
+    for logger in loggers:
+        try:
+            logger.log_hyperparams({"choices": config.choices(), **model.config, "parameters": parameters})
+        except TypeError as error:  # W&B is given its settings only now
+            raise UserError(f"logger: {error}") from error
+    return trainer
+
+
+def fit(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data: SequenceDataModule) -> None:
+    """Train, from a checkpoint where one is given; a model that is not trained by steps is validated and saved.
+
+    Raises:
+        UserError: The checkpoint does not go with the settings.
+    """
+    if model.trainable:
+        if cfg.ckpt_path:
+            refuse_changed_settings(read_checkpoint(cfg.ckpt_path), model.config, cfg.ckpt_path)
+        trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+        return
+    if cfg.ckpt_path:
+        raise UserError(
+            f"ckpt_path has no effect with model={config.choices()['model']}, which is not trained by steps."
+        )
+    trainer.validate(model, datamodule=data, verbose=False)
+    if cfg.callbacks and not cfg.trainer.fast_dev_run:
+        trainer.save_checkpoint(Path(cfg.paths.output_dir, "checkpoints", "last.ckpt"))
+
+
+def test(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data: SequenceDataModule) -> None:
+    """Test the best checkpoint of the fit, the weights it ended with where none was kept, or the given checkpoint.
+
+    Raises:
+        UserError: There is nothing to test, or the checkpoint cannot be read.
+    """
+    if not cfg.train and cfg.ckpt_path:
+        read_checkpoint(cfg.ckpt_path)
+    best = getattr(trainer.checkpoint_callback, "best_model_path", None) if cfg.train else None
+    if not cfg.train and model.trainable and cfg.ckpt_path is None:
+        raise UserError("train=false needs ckpt_path=, the checkpoint to test.")
+    checkpoint = best or (None if cfg.train else cfg.ckpt_path)
+    trainer.test(model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
