@@ -43,7 +43,7 @@ RUN_KEYS: dict[str, Any] = {
 }
 # Groups that build nothing by themselves: something else must refer to them, or they have no effect.
 REFERRED_GROUPS = ("attention", "loss", "optimizer", "scheduler")
-GROUPS = (*REFERRED_GROUPS, "model", "data", "trainer", "callbacks", "logger")
+GROUPS = ("data", *REFERRED_GROUPS, "model", "trainer", "callbacks", "logger")
 
 
 def compose(overrides: Sequence[str] = (), *, output_dir: str | Path) -> DictConfig:
@@ -121,6 +121,8 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: Names the key and says what to do.
     """
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise UserError(f"{missing[0]} is not given: set {missing[0]}=.")
     _check_run_keys(cfg)
     _check_groups(cfg)
     container = plain(cfg)
@@ -301,9 +303,8 @@ def _check_node(node: dict[str, Any], path: str) -> None:
     hints: dict[str, Any] = {}
     if "_target_" in node:
         target = _locate(node["_target_"], path)
-        parameters = inspect.signature(target).parameters
+        parameters, open_ended = _parameters(target)
         hints = _hints(target)
-        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         for key in node:
             if not key.startswith("_") and key not in parameters and not open_ended:
                 names = [f"{path}.{name}" for name in parameters]
@@ -323,9 +324,23 @@ def _locate(name: str, path: str) -> Callable[..., Any]:
     return found
 
 
+def _parameters(target: Callable[..., Any]) -> tuple[list[str], bool]:
+    """Names that a target takes, and whether it takes any other; `**settings` of a class of ours are its parent's."""
+    names: list[str] = []
+    ours = inspect.isclass(target) and target.__module__.startswith("seqgen.")
+    for step in inspect.getmro(target) if ours else [target]:
+        parameters = inspect.signature(step).parameters.values()
+        names += [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return names, False
+    return names, True
+
+
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    classes = reversed(inspect.getmro(target)) if inspect.isclass(target) else ()
+    steps = [vars(step)["__init__"] for step in classes if "__init__" in vars(step)] or [target]
     try:
-        return get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        return {name: hint for step in steps for name, hint in get_type_hints(step).items()}
     except Exception:  # annotations of other people's code that cannot be read are not checked
         return {}
 
