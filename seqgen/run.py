@@ -13,6 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 from seqgen import config
+from seqgen.check import check
 
 if TYPE_CHECKING:  # torch is imported inside `run`, so that --help and tab completion answer at once
     from seqgen.data.datamodule import SequenceDataModule
@@ -47,7 +48,7 @@ def run(cfg: DictConfig) -> float:
     if first and cfg.print_config:
         summary.print_config(settings, config.choices())
     with recorded(record, lambda error: config.sentence(error, sys.argv[1:]), announce=config.is_sweep()):
-        config.check(cfg)
+        check(cfg)
         reset_peak_memory()
         L.seed_everything(cfg.seed, verbose=False)
         data: SequenceDataModule = config.build(cfg, "data")

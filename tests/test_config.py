@@ -10,6 +10,7 @@ from conftest import QUIET, ROOT, TINY
 from omegaconf import DictConfig, OmegaConf
 
 from seqgen import config
+from seqgen.check import check
 from seqgen.errors import UserError
 
 CONF = ROOT / "conf"
@@ -30,7 +31,7 @@ def _no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refusal(tmp_path: Path, *overrides: str) -> str:
     with pytest.raises(UserError) as caught:
-        config.check(compose(tmp_path, *overrides))
+        check(compose(tmp_path, *overrides))
     return str(caught.value)
 
 
@@ -51,7 +52,7 @@ def test_every_key_fits_the_signature_it_feeds(
     if (group, option) == ("data", "custom"):
         monkeypatch.setattr(config.OmegaConf, "missing_keys", lambda _: set())  # data.path is the user's
     pairing = {"attention": ["model=sasrec"], "loss": ["model=sasrec"], "optimizer": ["model=sasrec"]}.get(group, [])
-    config.check(compose(tmp_path, f"{group}={option}", *pairing))
+    check(compose(tmp_path, f"{group}={option}", *pairing))
 
 
 def test_every_required_argument_of_a_model_is_in_its_yaml(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What must hold for every model with every attention that `conf/` offers; a new YAML is covered as it stands.
 
-A pair that `config.check` refuses is left out; but every model, and every attention, must be in some pair.
+A pair that `seqgen.check` refuses is left out; but every model, and every attention, must be in some pair.
 """
 
 import io
@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from seqgen import config
+from seqgen.check import check
 from seqgen.data.sequences import Group, SequenceBatch, evaluation_batch, leave_one_out
 from seqgen.errors import UserError
 from seqgen.model.base import SequentialRecommender
@@ -48,7 +49,7 @@ def pairs() -> dict[tuple[str, str], type[SequentialRecommender] | str]:
     for pair in product(options("model"), options("attention")):
         cfg = composed(*pair, "unused")
         try:
-            config.check(cfg)
+            check(cfg)
             found[pair] = get_class(cfg.model._target_)
         except UserError as error:
             found[pair] = str(error)

@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 from seqgen import config
+from seqgen.check import check
 
 README = (ROOT / "README.md").read_text()
 RUNS = sorted(set(re.findall(r"python -m seqgen\.run ([^`\n]*)", README)))
@@ -31,8 +32,8 @@ def test_a_command_of_the_readme_composes(line: str, tmp_path: Path, monkeypatch
         overrides.append(f"ckpt_path={checkpoint}")
     single = [re.sub(r"^([\w.]+=[^,\['\"]+),.*", r"\1", override) for override in overrides]
     if "-m" in words or "--multirun" in words:
-        monkeypatch.setattr(config, "is_sweep", lambda: True)
-    config.check(config.compose(single, output_dir=tmp_path))
+        monkeypatch.setattr("seqgen.check.is_sweep", lambda: True)
+    check(config.compose(single, output_dir=tmp_path))
 
 
 def test_every_option_of_the_tables_exists_and_none_is_left_out() -> None:

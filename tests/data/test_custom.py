@@ -10,6 +10,7 @@ import pytest
 from conftest import QUIET
 
 from seqgen import config
+from seqgen.check import check
 from seqgen.data.custom import interaction_log
 from seqgen.data.prepare import prepare
 from seqgen.errors import UserError
@@ -156,11 +157,11 @@ def test_a_run_on_a_log_of_ones_own(tmp_path: Path) -> None:
 
 def test_a_key_of_the_parent_is_known_and_a_wrong_one_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.path is not given: set data\.path="):
-        config.check(config.compose(["data=custom"], output_dir=tmp_path))
-    config.check(config.compose(["data=custom", "data.path=x", "data.max_len=7"], output_dir=tmp_path))
+        check(config.compose(["data=custom"], output_dir=tmp_path))
+    check(config.compose(["data=custom", "data.path=x", "data.max_len=7"], output_dir=tmp_path))
     with pytest.raises(
         UserError, match=r"data\.max_length is not a key of .*CustomDataModule; did you mean data\.max_len"
     ):
-        config.check(config.compose(["data=custom", "data.path=x", "+data.max_length=7"], output_dir=tmp_path))
+        check(config.compose(["data=custom", "data.path=x", "+data.max_length=7"], output_dir=tmp_path))
     with pytest.raises(UserError, match=r"data\.max_len=many must be an integer"):
-        config.check(config.compose(["data=custom", "data.path=x", "data.max_len=many"], output_dir=tmp_path))
+        check(config.compose(["data=custom", "data.path=x", "data.max_len=many"], output_dir=tmp_path))
