@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytorch_lightning as L
 from omegaconf import DictConfig
-from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 
 from seqgen import config, summary
 from seqgen.callbacks import AtomicCheckpointIO, Recorder, StepSeed
@@ -34,10 +34,16 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,  # the data module shards batches itself, without duplicates
     )
-    if config.is_sweep() and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _MultiProcessingLauncher):
+        raise UserError(
+            f"trainer.strategy={cfg.trainer.strategy} leaves the results in the processes it spawns; use "
+            "trainer.strategy=ddp."
+        )
+    if config.is_sweep() and isinstance(launcher, _SubprocessScriptLauncher):
         raise UserError(
             "--multirun with several devices would start the whole sweep again in every process; use "
-            "trainer.devices=1, or trainer.strategy=ddp_spawn."
+            "trainer.devices=1, and several devices in single runs only."
         )
     record.update(device=summary.device_name(trainer))
     parameters = record.content["parameters"]

@@ -152,6 +152,10 @@ def test_refused_before_anything_is_built(overrides: list[str], told: str, tmp_p
         (["data=ml1m", "paths.data_dir=/nowhere"], "needs the file /nowhere/ml-1m/ratings.dat"),
         (["optimizer.lr=-1"], "optimizer or scheduler: Invalid learning rate"),
         (["trainer.accelerator=abacus"], "trainer: "),
+        (
+            ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp_spawn"],
+            "trainer.strategy=ddp_spawn leaves the results in the processes it spawns; use trainer.strategy=ddp",
+        ),
         (["+trainer.plugins=[]"], "trainer.plugins is set by the run itself; remove it"),
         (["ckpt_path=README.md"], "ckpt_path=README.md cannot be read as a checkpoint"),
         (["train=false", "ckpt_path=README.md"], "ckpt_path=README.md cannot be read as a checkpoint"),

@@ -288,6 +288,15 @@ def test_the_command_line_tells_errors_in_one_sentence(arguments: list[str], tol
     assert traced.returncode == 1
 
 
+def test_an_error_in_two_processes_is_one_sentence(tmp_path: Path) -> None:
+    arguments = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "optimizer.lr=-1", *TINY, *QUIET]
+    shown = command("seqgen.run", *arguments, f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
+    assert shown.returncode == 1
+    assert shown.stderr.count("seqgen: optimizer or scheduler: Invalid learning rate: -1") == 1
+    assert "Traceback" not in shown.stderr
+    assert json.loads((tmp_path / "run/results.json").read_text())["status"] == "failed"
+
+
 def test_a_sweep_over_processes_that_start_themselves_is_refused(tmp_path: Path) -> None:
     arguments = ["-m", "trainer.accelerator=cpu", "trainer.devices=2", *TINY, *QUIET, f"hydra.sweep.dir={tmp_path}"]
     shown = command("seqgen.run", *arguments, cwd=tmp_path)
