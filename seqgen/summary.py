@@ -97,7 +97,8 @@ def _metric_table(metrics: dict[str, float], split: str) -> Table:
     for name in names:
         table.add_column(name, justify="right")
     for k in sorted({int(name.partition("@")[2]) for name in metrics if "@" in name}):
-        table.add_row(str(k), *(f"{metrics[f'{name}@{k}']:.4g}" for name in names))
+        cells = (metrics.get(f"{name}@{k}") for name in names)  # a model's own metric may lack some K
+        table.add_row(str(k), *("-" if value is None else f"{value:.4g}" for value in cells))
     return table
 
 
