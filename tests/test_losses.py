@@ -98,6 +98,7 @@ def dense_logsumexp(hidden: Tensor, table: Tensor, weights: Tensor) -> Tensor:
 # Table of 5: chunks of one row, of three rows with a rest, of all.
 @pytest.mark.parametrize("budget", [1, 15, 10_000])
 def test_weighted_logsumexp_and_its_gradients(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "LEAST_ROWS", 1)
     monkeypatch.setattr(losses, "CHUNK_CPU", budget)
     hidden, table, weights = logsumexp_case()
     value, expected = (f(hidden, table, weights) for f in (losses.weighted_logsumexp, dense_logsumexp))
@@ -218,6 +219,7 @@ def test_cross_entropy_never_holds_positions_times_items(monkeypatch: pytest.Mon
             return out
 
     positions, items, width = 600, 500, 4
+    monkeypatch.setattr(losses, "LEAST_ROWS", 1)
     monkeypatch.setattr(losses, "CHUNK_CPU", 5_000)
     hidden, table = torch.randn(positions, width, requires_grad=True), torch.randn(items + 1, width, requires_grad=True)
     batch = replace(make_batch(HISTORIES), normalizer=float(positions))
