@@ -12,6 +12,7 @@ import pytorch_lightning as L
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
 
 from seqgen.data.sequences import SequenceBatch
 from seqgen.errors import UserError
@@ -52,7 +53,9 @@ class BestCheckpoint(ModelCheckpoint):
         """
         written = state_dict["best_model_path"]
         if written and self.dirpath is not None and self.resumed_from is not None:
-            places = [Path(written), Path(self.resumed_from).parent / Path(written).name]
+            name = Path(written).name
+            # The last place serves the test at the end of a resumed run, when the first two may be gone.
+            places = [Path(written), Path(self.resumed_from).parent / name, Path(self.dirpath) / name]
             best = next((place for place in places if place.is_file()), None)
             if best is None:
                 raise UserError(f"The best checkpoint of the resumed run is gone: put it back at {places[0]}.")
@@ -96,14 +99,16 @@ class Recorder(L.Callback):
         self.evaluate_s = 0.0
         self.started = self.paused = (0.0, 0.0)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run's record goes on from."""
-        return {name: getattr(self, name) for name in ("history", "epoch_s", "epoch_cpu_s", "targets", "rows")}
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what a resumed run's record goes on from."""
+        names = ("history", "epoch_s", "epoch_cpu_s", "targets", "rows")
+        checkpoint["record"] = {name: getattr(self, name) for name in names}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the record of the run that is resumed."""
-        for name, value in state_dict.items():
-            setattr(self, name, value)
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Go on from the record of the run that is resumed; a test of a checkpoint leaves this run's own alone."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            for name, value in checkpoint["record"].items():
+                setattr(self, name, value)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the epoch's clocks, and forget the validation of an earlier epoch."""

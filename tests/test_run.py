@@ -175,6 +175,16 @@ def test_a_diverged_run_is_told_and_its_record_is_json(tmp_path: Path, capsys: p
     assert results["history"][1]["train/loss"] is None
 
 
+def test_testing_an_early_best_epoch_leaves_the_record_of_all(tmp_path: Path) -> None:
+    results = start(tmp_path, "trainer.max_epochs=3", "optimizer.lr=1e20")
+    assert results["best_epoch"] == 0  # no epoch brings a gain
+    assert len(results["history"]) == len(results["timing"]["train_epoch_s"]) == results["epochs"] == 3
+    checkpoint = f"ckpt_path={tmp_path}/checkpoints/last.ckpt"
+    tested = start(tmp_path / "tested", "train=false", checkpoint)
+    assert tested["history"] == []
+    assert "train_epoch_s" not in tested["timing"]
+
+
 def test_a_history_holds_no_validation_of_another_epoch(tmp_path: Path) -> None:
     results = start(tmp_path, "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2")
     assert ["val/mrr" in epoch for epoch in results["history"]] == [False, True, False]
