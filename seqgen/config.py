@@ -46,7 +46,7 @@ def compose(overrides: Sequence[str] = (), *, output_dir: str | Path) -> DictCon
 def choices() -> dict[str, str]:
     """Option chosen in each group of the run, where one is."""
     chosen = {str(group): option for group, option in HydraConfig.get().runtime.choices.items()}
-    return {group: str(o) for group, o in chosen.items() if o not in (None, "None") and not group.startswith("hydra/")}
+    return {group: str(o) for group, o in chosen.items() if o not in (None, "None") and "/" not in group}
 
 
 def overrides() -> list[str]:

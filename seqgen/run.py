@@ -53,8 +53,7 @@ def run(cfg: DictConfig) -> float:
         L.seed_everything(cfg.seed, verbose=False)
         data: SequenceDataModule = config.build(cfg, "data")
         catalog = data.catalog
-        meta = data.prepared.meta
-        record.update(data={**{k: v for k, v in meta.items() if k != "settings"}, "split": "leave_one_out"})
+        record.update(data=data.facts())
         record.identify(catalog.fingerprint)
         record.update(timing={"prepare_s": time.perf_counter() - started})
 

@@ -49,8 +49,8 @@ def test_every_key_fits_the_signature_it_feeds(
         pytest.skip("chooses nothing to build, or runs in sweeps only")
     if (group, option) == ("logger", "wandb"):
         monkeypatch.setenv("WANDB_MODE", "offline")
-    if (group, option) == ("data", "custom"):
-        monkeypatch.setattr(config.OmegaConf, "missing_keys", lambda _: set())  # data.path is the user's
+    if option in ("custom", "amazon_2018", "amazon_2023"):  # data.path and data.source.category are the user's
+        monkeypatch.setattr(config.OmegaConf, "missing_keys", lambda _: set())
     pairing = {"attention": ["model=sasrec"], "loss": ["model=sasrec"], "optimizer": ["model=sasrec"]}.get(group, [])
     check(compose(tmp_path, f"{group}={option}", *pairing))
 
@@ -149,7 +149,7 @@ def test_refused_before_anything_is_built(overrides: list[str], told: str, tmp_p
         (["data.batch_size=0"], "data.batch_size=0 must be at least 1"),
         (["data.min_user_interactions=2"], "data.min_user_interactions=2 must be at least 3"),
         (["data.min_item_interactions=999"], "no interaction is left after filtering"),
-        (["data=ml1m", "paths.data_dir=/nowhere"], "needs the file /nowhere/ml-1m/ratings.dat"),
+        (["data=ml1m", "data.source.url=null", "paths.data_dir=/nowhere"], "needs the file /nowhere/ml-1m/ratings.dat"),
         (["optimizer.lr=-1"], "optimizer or scheduler: Invalid learning rate"),
         (["trainer.accelerator=abacus"], "trainer: "),
         (

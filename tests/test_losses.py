@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqgen import losses
 from seqgen.data.catalog import Sequences
-from seqgen.data.sequences import SequenceBatch, leave_one_out, training_batch
+from seqgen.data.sequences import SequenceBatch, training_batch
+from seqgen.data.split import leave_one_out
 from seqgen.errors import UserError
 
 NUM_ITEMS = 12

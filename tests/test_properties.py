@@ -20,7 +20,8 @@ from torch import Tensor
 
 from seqgen import config
 from seqgen.check import check
-from seqgen.data.sequences import Group, SequenceBatch, evaluation_batch, leave_one_out
+from seqgen.data.sequences import Group, SequenceBatch, evaluation_batch
+from seqgen.data.split import leave_one_out
 from seqgen.errors import UserError
 from seqgen.model.base import SequentialRecommender
 

@@ -39,7 +39,7 @@ class Catalog:
         user_ids: Original ids; user u is `user_ids[u]`.
         titles: Titles in the order of `item_ids`, where known.
         categories: Categories of each item in the order of `item_ids`, where known.
-        train: The training part of every user; there when a model is built, not in a checkpoint.
+        train: Makes the training part of every user; there when a model is built, not in a checkpoint.
         truth: For generated data, makes what its true next-item probabilities are made of; not in a checkpoint.
     """
 
@@ -51,7 +51,7 @@ class Catalog:
     user_ids: list[Any]
     titles: list[str] | None = None
     categories: list[list[str]] | None = None
-    train: Sequences | None = field(default=None, repr=False)
+    train: Callable[[], Sequences] | None = field(default=None, repr=False)
     truth: Callable[[], dict[str, Any]] | None = field(default=None, repr=False)
 
     def by_popularity(self) -> Tensor:
@@ -75,17 +75,18 @@ class Catalog:
         return {name: getattr(self, name) for name in kept}
 
 
-def ragged(start: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+def ragged(start: Tensor, length: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
     """Indices of rows of different length in a flat tensor.
 
     Args:
         start: First index of each row, (B,).
         length: Number of elements of each row, (B,).
+        total: Sum of `length`, where it is known: saves waiting for a device.
 
     Returns:
         For all elements of all rows, one row after another: the row and the index, both (sum of length,).
     """
-    row = torch.repeat_interleave(length)
+    row = torch.repeat_interleave(length, output_size=total)
     within = torch.arange(len(row), device=row.device) - (length.cumsum(0) - length)[row]
     return row, start[row] + within
 

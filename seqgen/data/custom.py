@@ -2,31 +2,23 @@
 
     python -m seqgen.run data=custom data.path=log.csv data.columns.user=customer data.columns.item=sku
 
-Ids may be numbers or text. Interactions are ordered by timestamp (numbers of any one unit, dates, or text that reads as
-a date), or as they stand in the files where there is none.
+Ids may be numbers or text. Interactions are ordered by timestamp (numbers, dates, or text that reads as a date), or as
+they stand in the files where there is none.
 """
 
-import difflib
 import glob
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
 from seqgen.data.datamodule import SequenceDataModule
 from seqgen.data.sources import Source
+from seqgen.data.table import COMPRESSED, ENDINGS, NAMES, SEPARATORS, Table, ending
 from seqgen.errors import UserError
 
-COMPRESSED = (".gz", ".zst")
-READERS: dict[str, Callable[..., pl.LazyFrame]] = {
-    ".csv": partial(pl.scan_csv, separator=","),
-    ".tsv": partial(pl.scan_csv, separator="\t"),
-    ".jsonl": pl.scan_ndjson,
-    ".ndjson": pl.scan_ndjson,
-    ".parquet": pl.scan_parquet,
-}
+TimeUnit = Literal["s", "ms", "us", "ns", "order"]
 
 
 class CustomDataModule(SequenceDataModule):
@@ -35,40 +27,42 @@ class CustomDataModule(SequenceDataModule):
     Args:
         path: A file, a pattern such as `logs/*.csv.gz`, or a folder of parts, read in the order of their names.
         columns: Names of the columns: `user` and `item`, and where there are some `timestamp`, `rating` and `category`.
-        min_rating: Interactions rated lower are dropped; needs `columns.rating`.
+        time_unit: Of numeric timestamps, counted from 1970; `order` for numbers that only order. None infers it.
         settings: Those of `SequenceDataModule`.
     """
 
     def __init__(
-        self, *, path: str, columns: dict[str, str | None], min_rating: float | None = None, **settings: Any
+        self, *, path: str, columns: dict[str, str | None], time_unit: TimeUnit | None = None, **settings: Any
     ) -> None:
-        super().__init__(source=interaction_log(path, columns=columns, min_rating=min_rating), **settings)
+        super().__init__(source=interaction_log(path, columns=columns, time_unit=time_unit), **settings)
 
 
-def interaction_log(path: str, *, columns: dict[str, str | None], min_rating: float | None = None) -> Source:
+def interaction_log(path: str, *, columns: dict[str, str | None], time_unit: TimeUnit | None = None) -> Source:
     """The log as a `Source`.
 
     Raises:
-        UserError: No file is found, a file has an unknown ending, or a column is missing or empty.
+        UserError: No file is found, a file has an unknown ending, or a column is missing.
     """
     files = _files(path)
     kept = {name: column for name, column in columns.items() if column is not None}
-    unknown = kept.keys() - {"user", "item", "timestamp", "rating", "category"}
+    unknown = kept.keys() - NAMES.keys()
     if unknown:
-        raise UserError(
-            f"data.columns.{min(unknown)} is no column seqgen reads; use user, item, timestamp, rating, category."
-        )
+        raise UserError(f"data.columns.{min(unknown)} is no column seqgen reads; use {', '.join(NAMES)}.")
     for name in ("user", "item"):
         if name not in kept:
             raise UserError(f"data.columns.{name} is needed: the column of {files[0]} that holds the {name}.")
-    if min_rating is not None and "rating" not in kept:
-        raise UserError(f"data.min_rating={min_rating} needs data.columns.rating, the column that holds the rating.")
+    # Ids of a text file are text, so that 7, 007 and A7 are told apart; whole numbers are found again at the end.
+    form = ending(files[0])
+    types: Any = {"user": pl.String, "item": pl.String} if form in SEPARATORS else {}
+    separator = SEPARATORS.get(form, ",")
+    log = Table(files=files, columns=kept, types=types, separator=separator, key="data.columns")
     return Source(
         name=Path(path).name.split(".")[0].strip("*?[]") or "custom",
         files=files,
-        interactions=partial(_interactions, files, kept, min_rating),
-        items=partial(_items, files, kept) if "category" in kept else None,
-        parameters={"columns": kept, "min_rating": min_rating},
+        log=log,
+        items=partial(_items, log) if "category" in kept else None,
+        time_unit=time_unit,
+        parameters={"columns": kept, "time_unit": time_unit},
     )
 
 
@@ -76,55 +70,20 @@ def _files(path: str) -> tuple[Path, ...]:
     place = Path(path).expanduser()
     found = [Path(name) for name in sorted(glob.glob(str(place)))] if not place.exists() else [place]
     if place.is_dir():
-        found = sorted(file for file in place.iterdir() if _ending(file) in READERS)
+        found = sorted(file for file in place.iterdir() if ending(file) in ENDINGS)
     if not found:
-        raise UserError(f"data.path={path} names no file; give a file, a pattern, or a folder of {', '.join(READERS)}.")
-    endings = {_ending(file) for file in found}
-    if len(endings) > 1 or not endings <= READERS.keys():
+        raise UserError(f"data.path={path} names no file; give a file, a pattern, or a folder of {', '.join(ENDINGS)}.")
+    endings = {ending(file) for file in found}
+    if len(endings) > 1 or not endings <= set(ENDINGS):
         raise UserError(
             f"data.path={path} holds files ending in {', '.join(sorted(endings))}; "
-            f"give files of one kind of {', '.join(READERS)}, which may be compressed ({', '.join(COMPRESSED)})."
+            f"give files of one kind of {', '.join(ENDINGS)}, which may be compressed ({', '.join(COMPRESSED)})."
         )
     return tuple(found)
 
 
-def _ending(file: Path) -> str:
-    suffixes = [suffix for suffix in file.suffixes if suffix not in COMPRESSED]
-    return suffixes[-1] if suffixes else ""
-
-
-def _scan(files: tuple[Path, ...], columns: dict[str, str]) -> pl.LazyFrame:
-    raw = READERS[_ending(files[0])](list(files))
-    names = raw.collect_schema().names()
-    for name, column in columns.items():
-        if column not in names:
-            close = difflib.get_close_matches(column, names, n=1)
-            hint = f"did you mean {close[0]}" if close else f"it has {', '.join(names[:20])}"
-            raise UserError(f"data.columns.{name}={column} is no column of {files[0]}; {hint}.")
-    return raw
-
-
-def _interactions(files: tuple[Path, ...], columns: dict[str, str], min_rating: float | None) -> pl.LazyFrame:
-    raw = _scan(files, columns)
-    if min_rating is not None:
-        raw = raw.filter(pl.col(columns["rating"]) >= min_rating)
-    read = ("user", "item", "timestamp")
-    frame = raw.select(pl.col(columns[name]).alias(name) for name in read if name in columns)
-    nulls = frame.null_count().collect().row(0, named=True)
-    for name, count in nulls.items():
-        if count:
-            raise UserError(
-                f"data.columns.{name}={columns[name]} is empty in {count} rows of {files[0]}; fill or drop them."
-            )
-    if frame.collect_schema().get("timestamp") == pl.String:
-        frame = frame.with_columns(pl.col("timestamp").str.to_datetime())
-    return frame.rename({"user": "user_id", "item": "item_id"})
-
-
-def _items(files: tuple[Path, ...], columns: dict[str, str]) -> pl.DataFrame:
+def _items(log: Table) -> pl.DataFrame:
     """The categories that an item bears anywhere in the log."""
-    pairs = _scan(files, columns).select(
-        item_id=columns["item"], categories=pl.col(columns["category"]).cast(pl.String)
-    )
+    pairs = log.scan("item", "category").select("item_id", categories=pl.col("category").cast(pl.String))
     known = pairs.unique().drop_nulls().group_by("item_id").agg(pl.col("categories").sort())
-    return known.collect()
+    return known.collect(engine="streaming")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import polars as pl
 import pytorch_lightning as L
@@ -11,27 +11,49 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
-from seqgen.data.catalog import Catalog, Sequences, count_transitions
-from seqgen.data.prepare import Prepared, prepare
-from seqgen.data.sequences import Cases, SequenceBatch, evaluation_batch, leave_one_out, training_batch
+from seqgen.data.cache import Prepared
+from seqgen.data.catalog import Catalog, Sequences, count_transitions, ragged
+from seqgen.data.prepare import Filters, Repeats, prepare
+from seqgen.data.sequences import SequenceBatch, evaluation_batch, training_batch
 from seqgen.data.sources import Source
+from seqgen.data.split import (
+    TIME_SHARES,
+    Cases,
+    Split,
+    Target,
+    global_time_split,
+    leave_one_out_split,
+    training_windows,
+    without_cold_targets,
+)
 from seqgen.errors import UserError
+
+USERS_AT_ONCE = 100_000  # of whom the training items are counted together
 
 
 class SequenceDataModule(L.LightningDataModule):
-    """Leave-one-out over a prepared interaction log.
-
-    The last item of each user is the test target, the one before it the validation target, the rest is training.
+    """A prepared interaction log, split, and loaders of its batches.
 
     Args:
         source: What is read.
         cache_dir: Where prepared sets are kept.
-        min_user_interactions: Users with fewer are dropped (k-core); at least 3, which the split needs.
+        min_rating: Interactions rated lower are dropped.
+        repeats: `keep`, `drop_consecutive` or `drop_repeats` of a user's interactions with one item.
+        min_user_interactions: Users with fewer are dropped (k-core); at least 3 for leave-one-out.
         min_item_interactions: Items with fewer are dropped (k-core).
+        split: `leave_one_out`, or `global_time`, as drawn in `seqgen.data.split`.
+        val_from: Beginning of the validation period of `global_time`: a date, or the share of interactions before it.
+        test_from: Beginning of the test period, likewise.
+        target: Which of a user's events in a period are targets; `global_time` only.
+        cold_targets: `keep`, or `exclude` cases whose target never occurs in training.
         max_len: Number of newest items a model sees. A training window holds one more, whose next items are targets.
-        batch_size: Users in a training batch, over all processes together.
-        eval_batch_size: Users in an evaluation batch, over all processes together.
+        windows: Training windows of a user: the `last` one, or `all` of them, so that every interaction is a target.
+        stride: Between the ends of two windows, at most `max_len`, which is the default; `windows=all` only.
+        batch_size: Users (windows) in a training batch, over all processes together.
+        eval_batch_size: Cases in an evaluation batch, over all processes together.
         mask_seen: Leave items of the user's whole history out of the ranking.
+        storage: Where the interactions lie while batches are made: in `memory`, on the training `device`, or on disk,
+            mapped (`mmap`).
         num_workers: Processes that make batches; 0 is fastest for data in memory.
         seed: Decides, with the epoch, the order of users.
     """
@@ -41,63 +63,120 @@ class SequenceDataModule(L.LightningDataModule):
         *,
         source: Source,
         cache_dir: str,
+        min_rating: float | None = None,
+        repeats: Repeats = "keep",
         min_user_interactions: int = 5,
         min_item_interactions: int = 5,
+        split: Literal["leave_one_out", "global_time"] = "leave_one_out",
+        val_from: float | str | None = None,
+        test_from: float | str | None = None,
+        target: Target | None = None,
+        cold_targets: Literal["keep", "exclude"] = "keep",
         max_len: int = 50,
+        windows: Literal["last", "all"] = "last",
+        stride: int | None = None,
         batch_size: int = 256,
         eval_batch_size: int = 512,
         mask_seen: bool = True,
+        storage: Literal["memory", "device", "mmap"] = "memory",
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        sizes = {"min_item_interactions": (min_item_interactions, 1), "max_len": (max_len, 1)}
-        sizes |= {"batch_size": (batch_size, 1), "eval_batch_size": (eval_batch_size, 1)}
-        sizes |= {"min_user_interactions": (min_user_interactions, 3), "num_workers": (num_workers, 0)}
-        for name, (value, least) in sizes.items():
-            if value < least:
-                why = " (a training item, a validation and a test target)" if least == 3 else ""
-                raise UserError(f"data.{name}={value} must be at least {least}{why}.")
+        least = {"max_len": 1, "batch_size": 1, "eval_batch_size": 1, "num_workers": 0}
+        least |= {"min_user_interactions": 3 if split == "leave_one_out" else 1, "min_item_interactions": 1}
+        given = dict(locals())
+        for name, value in least.items():
+            if given[name] < value:
+                why = " (a training item, a validation and a test target)" if value == 3 else ""
+                raise UserError(f"data.{name}={given[name]} must be at least {value}{why}.")
+        self._check_choices(given)
         self.source, self.cache_dir = source, cache_dir
-        self.minima = {
-            "min_user_interactions": min_user_interactions,
-            "min_item_interactions": min_item_interactions,
-        }
+        self.filters = Filters(
+            min_rating=min_rating,
+            repeats=repeats,
+            min_user_interactions=min_user_interactions,
+            min_item_interactions=min_item_interactions,
+        )
+        self.split_name, self.exclude_cold = split, cold_targets == "exclude"
+        self.val_from = TIME_SHARES[0] if val_from is None else val_from
+        self.test_from = TIME_SHARES[1] if test_from is None else test_from
+        self.target: Target = target or "last"
         self.max_len, self.mask_seen, self.num_workers, self.seed = max_len, mask_seen, num_workers, seed
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.stride = stride or max_len if windows == "all" else None
+        self.batch_size, self.eval_batch_size, self.storage = batch_size, eval_batch_size, storage
+
+    @staticmethod
+    def _check_choices(given: dict[str, Any]) -> None:
+        """Refuse unknown choices, and settings that have no effect."""
+        choices = {"repeats": get_args(Repeats), "split": ("leave_one_out", "global_time")}
+        choices |= {"target": (None, *get_args(Target)), "cold_targets": ("keep", "exclude")}
+        choices |= {"windows": ("last", "all"), "storage": ("memory", "device", "mmap")}
+        for name, known in choices.items():
+            if given[name] not in known:
+                listed = ", ".join(filter(None, known))
+                raise UserError(f"data.{name}={given[name]} does not exist; choose one of {listed}.")
+        for name in ("val_from", "test_from", "target"):
+            if given["split"] != "global_time" and given[name] is not None:
+                raise UserError(f"data.{name} has no effect with data.split={given['split']}; leave it null.")
+        if given["stride"] is not None and given["windows"] != "all":
+            raise UserError("data.stride has no effect with data.windows=last; leave it null, or set data.windows=all.")
+        if given["stride"] is not None and not 1 <= given["stride"] <= given["max_len"]:
+            raise UserError(f"data.stride={given['stride']} must lie in 1 to data.max_len={given['max_len']}.")
+        if given["storage"] == "device" and given["num_workers"]:
+            raise UserError("data.storage=device needs data.num_workers=0: other processes cannot share the device.")
 
     @cached_property
     def prepared(self) -> Prepared:
         """The prepared set; the first use reads it."""
-        return prepare(self.source, cache_dir=self.cache_dir, **self.minima)
+        mapped = self.storage == "mmap"
+        return prepare(self.source, cache_dir=self.cache_dir, filters=self.filters, mapped=mapped)
 
     @cached_property
     def sequences(self) -> Sequences:
         """All interactions, held-out ones included."""
-        interactions = self.prepared.interactions
-        lengths = torch.from_numpy(interactions["user"].to_numpy().copy()).bincount()
-        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        values = torch.from_numpy(interactions["item"].to_numpy().copy())
-        return Sequences(values=values, offsets=offsets)
+        values, offsets = self.prepared.values, self.prepared.offsets
+        return Sequences(values=torch.from_numpy(values), offsets=torch.from_numpy(offsets))
 
     @cached_property
+    def split(self) -> Split:
+        """Training part, validation and test cases, and what is told of them."""
+        if self.split_name == "global_time":
+            bounds: Any = {"val_from": self.val_from, "test_from": self.test_from}
+            split = global_time_split(self.sequences, self.prepared, **bounds, target=self.target)
+        else:
+            split = leave_one_out_split(self.sequences)
+        counts = self._count(split.train)
+        return without_cold_targets(split, self.sequences.values, counts, exclude=self.exclude_cold)
+
+    def _count(self, train: Cases) -> Tensor:
+        """Interactions of each item in the training part, (num_items + 1,)."""
+        counts = torch.zeros(self.prepared.items.height + 1, dtype=torch.long)
+        for users in torch.arange(len(train)).split(USERS_AT_ONCE):
+            _, place = ragged(train.start[users], (train.stop - train.start)[users])
+            counts += torch.bincount(self.sequences.values[place], minlength=len(counts))
+        return counts
+
     def train_sequences(self) -> Sequences:
-        """The training part: every user without the last two items."""
-        values, offsets = self.sequences.values, self.sequences.offsets
-        owner = torch.repeat_interleave(self.sequences.lengths)
-        kept = torch.arange(len(values)) < offsets[1:][owner] - 2
-        return Sequences(values=values[kept], offsets=offsets - 2 * torch.arange(len(offsets)))
+        """The training part of every user, as sequences of their own."""
+        train = self.split.train
+        length = train.stop - train.start
+        _, place = ragged(train.start, length)
+        offsets = torch.cat([length.new_zeros(1), length.cumsum(0)])
+        return Sequences(values=self.sequences.values[place], offsets=offsets)
 
     @cached_property
     def catalog(self) -> Catalog:
         """Items, users and training part, for a model to be built from."""
         items, users, meta = self.prepared.items, self.prepared.users, self.prepared.meta
         known = set(items.columns)
+        # A model must not be tested on what another split let it train on.
+        moment = [self.split.facts["val_from"]] if self.split_name == "global_time" else []
         return Catalog(
-            fingerprint=meta["fingerprint"],
+            fingerprint="-".join([meta["fingerprint"], *moment]),
             num_items=items.height,
             num_users=users.height,
-            item_counts=self.train_sequences.values.bincount(minlength=items.height + 1),
+            item_counts=self._count(self.split.train),
             item_ids=items["item_id"].to_list(),
             user_ids=users["user_id"].to_list(),
             titles=items["title"].to_list() if "title" in known else None,
@@ -106,22 +185,28 @@ class SequenceDataModule(L.LightningDataModule):
             truth=self.source.truth,
         )
 
+    def facts(self) -> dict[str, Any]:
+        """What `results.json` tells of the data: the preparation and the split."""
+        told = {name: value for name, value in self.prepared.meta.items() if name != "settings"} | self.split.facts
+        # Two runs are compared where this is the same: the data, and what is asked of it.
+        asked = [told[name] for name in ("val_from", "test_from", "target") if name in told]
+        told["fingerprint"] = "-".join([told["fingerprint"], *asked, *(["warm"] if self.exclude_cold else [])])
+        return told
+
     def train_dataloader(self) -> DataLoader:
         """Batches of users in an order that depends on (seed, epoch) alone."""
-        cases = leave_one_out(self.sequences, held_out=2)
-        has_target = cases.stop - cases.start >= 2
-        cases = Cases(users=cases.users[has_target], start=cases.start[has_target], stop=cases.stop[has_target])
+        cases = training_windows(self.split.train, max_len=self.max_len, stride=self.stride)
         if len(cases) == 0:
             raise UserError(f"{self.source.name}: no user has two training items, so nothing can be learned.")
         return self._loader(cases, self.batch_size, train=True)
 
     def val_dataloader(self) -> DataLoader:
-        """One case per user: the second last item."""
-        return self._loader(leave_one_out(self.sequences, held_out=2), self.eval_batch_size, train=False)
+        """The validation cases, in order."""
+        return self._loader(self.split.val, self.eval_batch_size, train=False)
 
     def test_dataloader(self) -> DataLoader:
-        """One case per user: the last item."""
-        return self._loader(self._test_cases, self.eval_batch_size, train=False)
+        """The test cases, in order."""
+        return self._loader(self.split.test, self.eval_batch_size, train=False)
 
     def test_cases(self) -> pl.DataFrame:
         """What is known of each test case, in order: user, target, history_len, target_count, transition_seen.
@@ -129,45 +214,52 @@ class SequenceDataModule(L.LightningDataModule):
         `target_count` is the target's number of training interactions; `transition_seen` says whether the training part
         of any user has the target right after the item that comes before it here.
         """
-        values, stop = self.sequences.values.long(), self._test_cases.stop
-        target, before, stride = values[stop], values[stop - 1], self.catalog.num_items + 1
-        head, tail, _ = count_transitions(self.train_sequences, num_items=self.catalog.num_items)
+        values, cases = self.sequences.values, self.split.test
+        target, before, stride = values[cases.stop].long(), values[cases.stop - 1].long(), self.catalog.num_items + 1
+        head, tail, _ = count_transitions(self.train_sequences(), num_items=self.catalog.num_items)
         item_ids, user_ids = pl.Series(self.catalog.item_ids), pl.Series(self.catalog.user_ids)
         return pl.DataFrame(
             {
-                "user": user_ids.gather(self._test_cases.users.numpy()),
+                "user": user_ids.gather(cases.users.numpy()),
                 "target": item_ids.gather((target - 1).numpy()),
-                "history_len": (stop - self._test_cases.start).numpy(),
+                "history_len": (cases.stop - cases.start).numpy(),
                 "target_count": self.catalog.item_counts[target].numpy(),
                 "transition_seen": torch.isin(before * stride + target, head * stride + tail).numpy(),
             }
         )
 
-    @cached_property
-    def _test_cases(self) -> Cases:
-        return leave_one_out(self.sequences, held_out=1)
-
     def _loader(self, cases: Cases, batch_size: int, *, train: bool) -> DataLoader:
         rank = self.trainer.global_rank if self.trainer else 0
         world = self.trainer.world_size if self.trainer else 1
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         smallest = len(cases) % batch_size or batch_size
         if train and smallest < world:
             raise UserError(
                 f"data.batch_size={batch_size} gives a batch of {smallest} of the {len(cases)} users, fewer than the "
                 f"{world} processes; choose another batch size."
             )
-        batches = _Batches(self, cases, train=train, rank=rank, world=world)
+        sequences = self.sequences
+        if self.storage == "device":
+            sequences = self._on(device)
+        batches = _Batches(self, sequences, cases, train=train, rank=rank, world=world)
         overfit = bool(getattr(self.trainer, "overfit_batches", 0))
         order = _BatchOrder(len(cases), batch_size, seed=self.seed if train and not overfit else None)
-        pin = bool(self.trainer and self.trainer.strategy.root_device.type == "cuda")
         return DataLoader(
             batches,
             batch_size=None,
             sampler=order,
             num_workers=self.num_workers,
             collate_fn=_as_is,
-            pin_memory=pin,
+            pin_memory=device.type == "cuda" and self.storage != "device",
         )
+
+    def _on(self, device: torch.device) -> Sequences:
+        """The sequences with their values on a device, moved there once."""
+        if self._moved is None or self._moved.values.device != device:
+            self._moved = replace(self.sequences, values=self.sequences.values.to(device))
+        return self._moved
+
+    _moved: Sequences | None = None
 
 
 class _BatchOrder(SequentialSampler):
@@ -197,14 +289,18 @@ class _BatchOrder(SequentialSampler):
 class _Batches(Dataset[SequenceBatch]):
     """Makes this process's slice of a batch from the case indices of the whole batch."""
 
-    def __init__(self, data: SequenceDataModule, cases: Cases, *, train: bool, rank: int, world: int) -> None:
-        self.sequences, self.cases, self.train, self.rank, self.world = (
-            data.sequences,
-            cases,
-            train,
-            rank,
-            world,
-        )
+    def __init__(
+        self,
+        data: SequenceDataModule,
+        sequences: Sequences,
+        cases: Cases,
+        *,
+        train: bool,
+        rank: int,
+        world: int,
+    ) -> None:
+        self.sequences, self.cases = sequences, cases
+        self.train, self.rank, self.world = train, rank, world
         self.max_len, self.mask_seen = data.max_len, data.mask_seen
 
     def __getitem__(self, index: Tensor) -> SequenceBatch:

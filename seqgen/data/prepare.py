@@ -1,163 +1,282 @@
-"""From raw interactions to what training reads: k-core, order, reindexing, and a cache by content.
+"""From a raw interaction log to what training reads: checked, filtered, ordered, numbered, and kept in the cache.
 
-The cache folder `<cache_dir>/<name>-<fingerprint>` holds `interactions.parquet` (user, item; users ascending, each
-user's items oldest first), `users.parquet`, `items.parquet` and `meta.json`. The fingerprint covers the bytes of the
-raw files, the settings and `VERSION`, so a changed file or rule never meets an old cache.
+    read -> check -> minimum rating -> order -> repeats -> k-core -> numbers
+
+polars reads the log, lazily and in streams; from there on a user, an item and a time are one integer each.
 """
 
-import hashlib
-import json
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import polars as pl
+from rich.console import Console
+from rich.table import Table as Grid
 
+from seqgen.data import cache
+from seqgen.data.cache import VERSION, Prepared
 from seqgen.data.sources import Source
+from seqgen.data.times import microseconds, spell
 from seqgen.errors import UserError
 
-VERSION = 1
+Repeats = Literal["keep", "drop_consecutive", "drop_repeats"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A prepared set: `interactions` (user, item), `users` (user_id), `items` (item_id, title?, categories?), meta."""
+class Filters:
+    """What is left out of a raw log.
 
-    interactions: pl.DataFrame
-    users: pl.DataFrame
-    items: pl.DataFrame
-    meta: dict[str, Any]
+    Attributes:
+        min_rating: Interactions rated lower are dropped; None keeps all.
+        repeats: `drop_consecutive` drops an interaction with the item that the user had just before, `drop_repeats` one
+            with any item that the user had before; `keep` drops none.
+        min_user_interactions: Users with fewer are dropped; this and the next until nothing changes.
+        min_item_interactions: Items with fewer are dropped.
+    """
+
+    min_rating: float | None = None
+    repeats: Repeats = "keep"
+    min_user_interactions: int = 5
+    min_item_interactions: int = 5
 
 
-def prepare(
-    source: Source, *, cache_dir: str | Path, min_user_interactions: int, min_item_interactions: int
-) -> Prepared:
+@dataclass(frozen=True)
+class _Log:
+    """Interactions as integers, one array a column: codes of users and items from 0, times."""
+
+    user: np.ndarray
+    item: np.ndarray
+    time: np.ndarray | None
+
+    def __getitem__(self, rows: np.ndarray) -> "_Log":
+        return _Log(self.user[rows], self.item[rows], None if self.time is None else self.time[rows])
+
+    def sizes(self, step: str) -> dict[str, Any]:
+        users, items = (int(np.count_nonzero(np.bincount(codes))) for codes in (self.user, self.item))
+        return {"step": step, "users": users, "items": items, "interactions": len(self.user)}
+
+
+def prepare(source: Source, *, cache_dir: str | Path, filters: Filters | None = None, mapped: bool = False) -> Prepared:
     """Return the prepared set, from the cache where it is there.
 
     Users are numbered from 0 and items from 1 in the order of their original ids. A user's interactions are ordered by
     timestamp; the file's order decides between equal ones.
 
+    Args:
+        source: What is read.
+        cache_dir: Where prepared sets are kept.
+        filters: What is left out.
+        mapped: Map the arrays into memory instead of reading them.
+
     Raises:
-        UserError: Nothing is left after filtering, or the cache cannot be written.
+        UserError: The log holds a row that is no interaction, nothing is left after filtering, or the cache cannot be
+            written.
     """
-    settings = {
-        "min_user_interactions": min_user_interactions,
-        "min_item_interactions": min_item_interactions,
-    }
-    fingerprint = _fingerprint(source, settings)
-    folder = Path(cache_dir).expanduser() / f"{source.name}-{fingerprint}"
+    filters = filters or Filters()
     if source.notice:
         print(f"Notice: {source.notice}")
-    if not os.path.exists(folder / "meta.json"):  # Path.exists raises on a folder that may not be entered
-        prepared = _build(source, settings, fingerprint)
-        _write(prepared, folder)
-        return prepared
-    try:
-        return Prepared(
-            interactions=pl.read_parquet(folder / "interactions.parquet"),
-            users=pl.read_parquet(folder / "users.parquet"),
-            items=pl.read_parquet(folder / "items.parquet"),
-            meta=json.loads((folder / "meta.json").read_text()),
-        )
-    except (OSError, pl.exceptions.PolarsError, ValueError) as error:
-        raise UserError(f"The prepared set in {folder} is broken; delete that folder, and it is made again.") from error
+    fingerprint = cache.fingerprint(source, vars(filters))
+    folder = Path(cache_dir).expanduser() / f"{source.name}-{fingerprint}"
+    if not cache.exists(folder):
+        with cache.locked(folder):  # another process may be at the same set: then it is there once the lock is free
+            if not cache.exists(folder):
+                prepared = _build(source, filters, fingerprint)
+                print_steps(prepared.meta)
+                cache.write(prepared, folder)
+                if not mapped:
+                    return prepared
+    return cache.read(folder, mapped=mapped)
 
 
-def k_core(frame: pl.DataFrame, *, min_user_interactions: int, min_item_interactions: int) -> pl.DataFrame:
-    """Drop rare users and items again and again until every one left has its minimum; the order of rows is kept."""
-    height = -1
-    while frame.height != height:
-        height = frame.height
-        frame = frame.filter(pl.len().over("item_id") >= min_item_interactions)
-        frame = frame.filter(pl.len().over("user_id") >= min_user_interactions)
-    return frame
-
-
-def _build(source: Source, settings: dict[str, int], fingerprint: str) -> Prepared:
-    try:
-        raw = source.interactions()
-        has_time = "timestamp" in raw.collect_schema().names()
-        frame = raw.select("user_id", "item_id", *(["timestamp"] if has_time else [])).collect()
-    except pl.exceptions.PolarsError as error:
-        places = " or ".join(map(str, source.files))
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{places} is not of the form that this data set has: {reason}") from error
-    steps = [_count("raw", frame)]
-    frame = k_core(frame, **settings)
-    steps.append(_count("k-core", frame))
-    if frame.is_empty():
+def _build(source: Source, filters: Filters, fingerprint: str) -> Prepared:
+    log, user_ids, item_ids, unit, steps = _read(source, filters.min_rating)
+    log = _ordered(log)
+    if filters.repeats != "keep":
+        log = log[first_of_repeats(log.user, log.item, everywhere=filters.repeats == "drop_repeats")]
+        steps.append(log.sizes(f"repeats: {filters.repeats}"))
+    minima = {"min_user": filters.min_user_interactions, "min_item": filters.min_item_interactions}
+    log = log[k_core(log.user, log.item, **minima)]
+    steps.append(log.sizes(f"k-core: {minima['min_user']} per user, {minima['min_item']} per item"))
+    if not len(log.user):
+        raise UserError(_nothing_left(source, filters, steps))
+    user, users = _renumbered(log.user, user_ids, "user", first=0)
+    item, items = _renumbered(log.item, item_ids, "item", first=1)
+    if len(items) == 1:
         raise UserError(
-            f"{source.name}: no interaction is left after filtering (data.min_user_interactions="
-            f"{settings['min_user_interactions']}, data.min_item_interactions={settings['min_item_interactions']}, "
-            f"{steps[0]['interactions']:,} before); lower these minima."
+            f"{source.name}: one item only is left after filtering, so there is nothing to choose from; "
+            "lower data.min_item_interactions, or check which column holds the items."
         )
-    users, items = _numbered(frame, "user_id", "user", 0), _numbered(frame, "item_id", "item", 1)
-    frame = frame.join(users, on="user_id", maintain_order="left").join(items, on="item_id", maintain_order="left")
-    frame = frame.sort(["user", "timestamp"] if has_time else ["user"], maintain_order=True)
     if source.items is not None:
-        items = items.join(source.items(), on="item_id", how="left", maintain_order="left")
-        if "categories" in items.columns:  # an item that the table lacks has none
-            items = items.with_columns(pl.col("categories").fill_null([]))
-    meta = {
-        "name": source.name,
-        "version": VERSION,
-        "fingerprint": fingerprint,
-        "settings": settings,
-        "steps": steps,
-    }
-    meta |= {"files": [file.name for file in source.files]}
+        items = _described(items, source.items())
+    offsets = np.concatenate([[0], np.bincount(user, minlength=len(users)).cumsum()])
+    meta = {"name": source.name, "version": VERSION, "fingerprint": fingerprint, "settings": vars(filters)}
+    meta |= {"time_unit": unit, "steps": steps, "files": [file.name for file in source.files]}
     meta |= {f"num_{name}": steps[-1][name] for name in ("users", "items", "interactions")}
-    return Prepared(interactions=frame.select("user", "item"), users=users, items=items, meta=meta)
+    return Prepared(values=item, offsets=offsets, times=log.time, users=users, items=items, meta=meta)
 
 
-def _numbered(frame: pl.DataFrame, column: str, name: str, first: int) -> pl.DataFrame:
-    distinct = frame.select(pl.col(column).unique().sort())
-    return distinct.with_columns((pl.int_range(pl.len(), dtype=pl.Int32) + first).alias(name))
+def _read(source: Source, min_rating: float | None) -> tuple[_Log, pl.Series, pl.Series, str | None, list[Any]]:
+    """The log with users and items as codes into their sorted ids, the unit of its times, and the first steps."""
+    frame = _collected(source, rated=min_rating is not None)
+    place = _places(source)
+    _check_complete(frame, source, place)
+    time, unit = None, None
+    if "timestamp" in frame.columns:
+        times, unit = microseconds(frame["timestamp"], source.time_unit, place)
+        frame, time = frame.drop("timestamp"), times.to_numpy()
+        if source.time_unit is None:
+            print(f"{source.name}: timestamps are read as {spell(unit, time)} (inferred; data.time_unit states it).")
+    kept = None if min_rating is None else (frame["rating"] >= min_rating).to_numpy()
+    columns = {}
+    for name in ("user_id", "item_id"):
+        columns[name] = _coded(frame[name])
+        frame = frame.drop(name)  # one column after the other: the raw one and its codes are together in memory once
+    (user, user_ids), (item, item_ids) = columns.values()
+    for ids, name in ((user_ids, "user"), (item_ids, "item")):
+        if ids.dtype == pl.String and ids[0] == "":
+            raise UserError(f"{place(int((user if name == 'user' else item).argmin()))}: the {name} is empty; fill it.")
+    log = _Log(user, item, time)
+    steps = [log.sizes("raw")]
+    if kept is not None:
+        log = log[kept]
+        steps.append(log.sizes(f"rating at least {min_rating:g}"))
+    return log, user_ids, item_ids, unit, steps
 
 
-def _count(step: str, frame: pl.DataFrame) -> dict[str, Any]:
-    users, items = frame["user_id"].n_unique(), frame["item_id"].n_unique()
-    return {"step": step, "users": users, "items": items, "interactions": frame.height}
-
-
-def _fingerprint(source: Source, settings: dict[str, int]) -> str:
-    files = []
-    for file in source.files:
-        with file.open("rb") as stream:
-            files.append([file.name, hashlib.file_digest(stream, "sha256").hexdigest()])
-    content = {
-        "version": VERSION,
-        "name": source.name,
-        "files": files,
-        "parameters": source.parameters,
-    } | settings
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _write(prepared: Prepared, folder: Path) -> None:
-    # Written beside and moved as a whole: a run that is cut off, or a second one that prepares the same set, never
-    # leaves or meets half a cache.
+def _collected(source: Source, *, rated: bool) -> pl.DataFrame:
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            prepared.interactions.write_parquet(beside / "interactions.parquet")
-            prepared.users.write_parquet(beside / "users.parquet")
-            prepared.items.write_parquet(beside / "items.parquet")
-            (beside / "meta.json").write_text(json.dumps(prepared.meta, indent=1))
-            beside.chmod(0o755)  # a cache may be shared by several users; mkdtemp makes it one user's own
-            os.replace(beside, folder)
-        except OSError:
-            if not os.path.exists(folder / "meta.json"):
-                raise
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"The cache folder {folder.parent} cannot be written ({reason}); "
-            "set SEQGEN_CACHE (or paths.cache_dir) to a folder that can."
-        ) from error
+        raw = source.read()
+        schema = raw.collect_schema()
+        if rated and "rating" not in schema:
+            raise UserError(
+                f"data.min_rating has no effect on {source.name}, which has no ratings; leave it null"
+                + (", or name the column in data.columns.rating." if source.log and source.log.key else ".")
+            )
+        names = ["user_id", "item_id", *(["timestamp"] if "timestamp" in schema else []), *(["rating"] * rated)]
+        # Text ids are kept once each: a million users' names would fill the memory otherwise.
+        text = [name for name in names[:2] if schema[name] == pl.String]
+        small = [pl.col(name).cast(pl.Categorical(pl.Categories.random())) for name in text]
+        return raw.select(names).with_columns(small).collect(engine="streaming")
+    except (pl.exceptions.PolarsError, OSError) as error:
+        if source.log is not None:
+            raise source.log.refused(error) from error
+        raise
+
+
+def _places(source: Source) -> Any:
+    return source.log.place if source.log else lambda index: f"{source.name}, row {index + 1}"
+
+
+def _check_complete(frame: pl.DataFrame, source: Source, place: Any) -> None:
+    if frame.is_empty():
+        raise UserError(f"{', '.join(map(str, source.files[:1])) or source.name} holds no interaction.")
+    for name, dtype in frame.schema.items():
+        what = name.removesuffix("_id")
+        if frame[name].null_count():
+            count, first = frame[name].null_count(), int(frame[name].is_null().arg_max() or 0)
+            more = f" (and in {count - 1:,} more rows)" if count > 1 else ""
+            raise UserError(f"{place(first)}: the {what} is empty{more}; fill or drop such rows.")
+        if name.endswith("_id") and not (dtype.is_integer() or isinstance(dtype, pl.String | pl.Categorical | pl.Enum)):
+            raise UserError(
+                f"{source.name}: the {what} ids are {str(dtype).lower()}, which does not tell them apart for sure; "
+                "give whole numbers or text."
+            )
+        if name == "rating" and not dtype.is_numeric():
+            raise UserError(f"{source.name}: the ratings are no numbers, so data.min_rating cannot be applied.")
+
+
+def _coded(ids: pl.Series) -> tuple[np.ndarray, pl.Series]:
+    """Codes from 0, (n,) int32, and the distinct ids in the order of their codes."""
+    distinct = ids.unique()
+    spelled = distinct if distinct.dtype.is_integer() else distinct.cast(pl.String)
+    if spelled.dtype == pl.String:
+        number = spelled.cast(pl.Int64, strict=False)
+        if (number.cast(pl.String) == spelled).fill_null(False).all():  # 007 is not 7
+            spelled = number
+    order = spelled.arg_sort()
+    table = pl.DataFrame({"id": distinct.gather(order)}).with_row_index("code")
+    codes = pl.DataFrame({"id": ids}).join(table, on="id", how="left", maintain_order="left")["code"]
+    return codes.cast(pl.Int32).to_numpy(), spelled.gather(order)
+
+
+def _ordered(log: _Log) -> _Log:
+    columns = {"user": log.user} | ({} if log.time is None else {"time": log.time})
+    frame = pl.DataFrame({**columns, "item": log.item})
+    if all(frame[name].is_sorted() for name in columns) and log.time is None:
+        return log
+    frame = frame.sort(list(columns), maintain_order=True)
+    return _Log(
+        frame["user"].to_numpy(), frame["item"].to_numpy(), None if log.time is None else frame["time"].to_numpy()
+    )
+
+
+def first_of_repeats(user: np.ndarray, item: np.ndarray, *, everywhere: bool) -> np.ndarray:
+    """Which rows of an ordered log are no repeats: of any earlier item of the user, or of the one just before; (n,)."""
+    if everywhere:
+        return (
+            pl.DataFrame({"user": user, "item": item})
+            .select(pl.struct("user", "item").is_first_distinct())["user"]
+            .to_numpy()
+        )
+    first = np.ones(len(user), dtype=bool)
+    first[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
+    return first
+
+
+def k_core(user: np.ndarray, item: np.ndarray, *, min_user: int, min_item: int) -> np.ndarray:
+    """Rows left, (m,) in order, when rare users and items are dropped until every one left has its minimum.
+
+    Args:
+        user: Codes from 0, (n,).
+        item: Codes from 0, (n,).
+        min_user: Least number of rows of a user.
+        min_item: Least number of rows of an item.
+    """
+    rows, before = np.arange(len(user)), -1
+    while len(rows) != before:
+        before = len(rows)
+        for codes, minimum in ((item, min_item), (user, min_user)):
+            of = codes[rows]
+            rows = rows[np.bincount(of)[of] >= minimum]
+    return rows
+
+
+def _renumbered(codes: np.ndarray, ids: pl.Series, name: str, *, first: int) -> tuple[np.ndarray, pl.DataFrame]:
+    """Contiguous numbers from `first` for the codes that are left, and the table of their original ids."""
+    left = np.bincount(codes, minlength=len(ids)) > 0
+    number = (left.cumsum() - 1 + first).astype(np.int32)
+    kept = ids.filter(pl.Series(left)).alias(f"{name}_id")
+    return number[codes], pl.DataFrame([kept, pl.Series(name, number[left])])
+
+
+def _described(items: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    known = known.with_columns(pl.col("item_id").cast(items["item_id"].dtype, strict=False))
+    items = items.join(known, on="item_id", how="left", maintain_order="left")
+    if "categories" in items.columns:  # an item that the table lacks has none
+        items = items.with_columns(pl.col("categories").fill_null([]))
+    return items
+
+
+def _nothing_left(source: Source, filters: Filters, steps: list[dict[str, Any]]) -> str:
+    settings = f"data.min_user_interactions={filters.min_user_interactions}"
+    settings += f", data.min_item_interactions={filters.min_item_interactions}"
+    if filters.min_rating is not None:
+        settings += f", data.min_rating={filters.min_rating:g}"
+    return (
+        f"{source.name}: no interaction is left after filtering ({settings}, {steps[0]['interactions']:,} before); "
+        "lower these minima."
+    )
+
+
+def print_steps(meta: dict[str, Any]) -> None:
+    """Print what each step of the preparation was given and what it left."""
+    grid = Grid("step", title=f"Preparation of {meta['name']}", title_justify="left")
+    for name in ("users", "items", "interactions in", "interactions out"):
+        grid.add_column(name, justify="right")
+    before = meta["steps"][0]["interactions"]
+    for step in meta["steps"]:
+        after = step["interactions"]
+        grid.add_row(step["step"], f"{step['users']:,}", f"{step['items']:,}", f"{before:,}", f"{after:,}")
+        before = after
+    Console(markup=False, emoji=False).print(grid)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from seqgen.data.catalog import Sequences, ragged
+from seqgen.data.split import Cases
 
 GROUP_BOUNDS = (4, 8, 16, 32, 64, 128, 256, 512)
 
@@ -87,7 +88,8 @@ class SequenceBatch(_Movable):
 
     def inputs(self) -> Tensor:
         """Real input items in the order of the groups; in training `targets` follow them one by one, (N,)."""
-        return _concat([group.items.flatten()[group.flat_index] for group in self.groups])
+        parts = [group.items.flatten()[group.flat_index] for group in self.groups]
+        return _concat(parts, self.targets.device)
 
     def newest(self) -> Tensor:
         """The newest input item of each row, (B,)."""
@@ -95,32 +97,6 @@ class SequenceBatch(_Movable):
         for group in self.groups:
             newest[group.rows] = group.items.gather(1, group.lengths[:, None] - 1)[:, 0]
         return newest
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cases:
-    """One row each: the history `values[start:stop]` of a user. All three are (C,), int64.
-
-    In training the last item of a history is its newest target; in evaluation the target is `values[stop]`.
-    """
-
-    users: Tensor
-    start: Tensor
-    stop: Tensor
-
-    def __len__(self) -> int:
-        """Number of cases."""
-        return len(self.users)
-
-
-def leave_one_out(sequences: Sequences, held_out: int) -> Cases:
-    """Cases of the leave-one-out split that keep the last `held_out` items of each user out of the history.
-
-    2 is the training part, 1 validation (the target is the second last item) and so on down: validation is
-    `held_out=2` read with its target, test is `held_out=1`.
-    """
-    users = torch.arange(len(sequences.lengths))
-    return Cases(users=users, start=sequences.offsets[:-1], stop=sequences.offsets[1:] - held_out)
 
 
 def training_batch(sequences: Sequences, cases: Cases, index: Tensor, *, max_len: int) -> SequenceBatch:
@@ -146,35 +122,38 @@ def _batch(
     seen: bool,
     every_position: bool,
 ) -> SequenceBatch:
-    values = sequences.values
-    first = torch.maximum(cases.start[index], stop - max_len)
+    # Cases stay on the host and tell every size; the rest happens where the values are, without waiting for a device.
+    values, device = sequences.values, sequences.values.device
+    start = cases.start[index]
+    first = torch.maximum(start, stop - max_len)
     groups, targets, target_rows = [], [], []
     for rows in _similar_lengths(stop - first):
-        lengths = (stop - first)[rows]
-        column = torch.arange(int(lengths.max()))
-        real = column < lengths[:, None]  # (b, l)
-        place = torch.where(real, first[rows, None] + column, 0)
-        items = torch.where(real, values[place].long(), 0)
-        flat_index = real.flatten().nonzero().squeeze(1)
+        longest, count = int((stop - first)[rows].max()), int((stop - first)[rows].sum())
+        lengths, begin, rows = ((x).to(device) for x in ((stop - first)[rows], first[rows], rows))
+        column = torch.arange(longest, device=device)
+        place = begin[:, None] + column  # (b, l)
+        real = column < lengths[:, None]
+        items = torch.where(real, values[torch.where(real, place, 0)].long(), 0)
+        row, flat_index = ragged(torch.arange(len(rows), device=device) * longest, lengths, count)
         groups.append(Group(items=items, lengths=lengths, rows=rows, flat_index=flat_index))
         if every_position:
             targets.append(values[place.flatten()[flat_index] + 1].long())
-            target_rows.append(rows.repeat_interleave(lengths))
+            target_rows.append(rows[row])
     if every_position:
-        flat_targets, rows_of_targets = _concat(targets), _concat(target_rows)
+        flat_targets, rows_of_targets = _concat(targets, device), _concat(target_rows, device)
     else:
-        flat_targets, rows_of_targets = values[stop].long(), torch.arange(len(index))
-    seen_rows, seen_items = torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
+        flat_targets, rows_of_targets = values[stop.to(device)].long(), torch.arange(len(index), device=device)
+    seen_rows = seen_items = torch.empty(0, dtype=torch.long, device=device)
     if seen:
-        start = cases.start[index]
-        seen_rows, place = ragged(start, cases.stop[index] - start)
+        length = cases.seen_stop[index] - start
+        seen_rows, place = ragged(start.to(device), length.to(device), int(length.sum()))
         seen_items = values[place].long()
     return SequenceBatch(
         groups=tuple(groups),
         targets=flat_targets,
         target_rows=rows_of_targets,
-        users=cases.users[index],
-        cases=index,
+        users=cases.users[index].to(device),
+        cases=index.to(device),
         seen_rows=seen_rows,
         seen_items=seen_items,
         normalizer=float(max(len(flat_targets), 1)),
@@ -189,5 +168,5 @@ def _similar_lengths(lengths: Tensor) -> list[Tensor]:
     return [rows for rows in order.split(sizes.tolist()) if len(rows)]
 
 
-def _concat(parts: list[Tensor]) -> Tensor:
-    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
+def _concat(parts: list[Tensor], device: torch.device) -> Tensor:
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long, device=device)

@@ -69,6 +69,7 @@ def synthetic(
         name="synthetic",
         parameters=parameters,
         interactions=partial(_draw, parameters),
+        time_unit="s",
         items=partial(_items, num_items, num_categories),
         truth=partial(_truth, parameters),
     )

@@ -154,7 +154,7 @@ def teacher(catalog: Catalog, *, temperature: float, time_span: int, last: int) 
         `excess (P,)` their probability beyond the floor; `floor (I + 1,)`, each row's probability of any other item.
     """
     assert catalog.train is not None
-    head, tail, count = count_transitions(catalog.train, num_items=catalog.num_items, time_span=time_span, last=last)
+    head, tail, count = count_transitions(catalog.train(), num_items=catalog.num_items, time_span=time_span, last=last)
     rows = catalog.num_items + 1
     largest = torch.zeros(rows, dtype=torch.long).scatter_reduce(0, head, count, "amax")
     odds = torch.exp(count.double() / largest[head] / temperature)  # of a successor, against 1 of any other item

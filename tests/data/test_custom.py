@@ -12,7 +12,7 @@ from conftest import QUIET
 from seqgen import config
 from seqgen.check import check
 from seqgen.data.custom import interaction_log
-from seqgen.data.prepare import prepare
+from seqgen.data.prepare import Filters, prepare
 from seqgen.errors import UserError
 
 COLUMNS: dict[str, str | None] = {"user": "who", "item": "what", "timestamp": "when"}
@@ -43,8 +43,9 @@ def write(folder: Path, ending: str, frame: pl.DataFrame = FRAME) -> Path:
 
 
 def sequences(path: Path | str, cache: Path, **settings: Any) -> dict[str, list[str]]:
-    source = interaction_log(str(path), columns=settings.pop("columns", COLUMNS), **settings)
-    prepared = prepare(source, cache_dir=cache, min_user_interactions=3, min_item_interactions=1)
+    source = interaction_log(str(path), columns=settings.pop("columns", COLUMNS))
+    filters = Filters(min_user_interactions=3, min_item_interactions=1, **settings)
+    prepared = prepare(source, cache_dir=cache, filters=filters)
     rows = prepared.interactions.join(prepared.users, on="user", maintain_order="left")
     rows = rows.join(prepared.items, on="item", maintain_order="left")
     found: dict[str, list[str]] = {}
@@ -104,7 +105,12 @@ def test_low_ratings_are_dropped_and_categories_collected(tmp_path: Path) -> Non
             None,
             "data.columns.price is no column seqgen reads",
         ),
-        (".csv", {"user": "who", "item": "what"}, 3.0, "data.min_rating=3.0 needs data.columns.rating"),
+        (
+            ".csv",
+            {"user": "who", "item": "what"},
+            3.0,
+            "data.min_rating has no effect on log, which has no ratings; leave it null, or name the column in",
+        ),
         (".xlsx", {"user": "who", "item": "what"}, None, "holds files ending in .xlsx; give files of one kind of .csv"),
     ],
 )
@@ -114,7 +120,7 @@ def test_refused(ending: str, columns: Any, min_rating: float | None, told: str,
         sequences(path, tmp_path / "cache", columns=columns, min_rating=min_rating)
     assert told.format(path=path) in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "cache").exists()
+    assert not list(tmp_path.glob("cache/log*"))
 
 
 @pytest.mark.parametrize("column", ["who", "what", "when"])
@@ -123,7 +129,7 @@ def test_empty_ids_and_timestamps_are_refused(column: str, tmp_path: Path) -> No
         pl.when(pl.int_range(pl.len()) % 10 == 3).then(None).otherwise(pl.col(column)).alias(column)
     )
     name = {value: key for key, value in COLUMNS.items()}[column]
-    with pytest.raises(UserError, match=rf"data\.columns\.{name}={column} is empty in 3 rows of .*log\.parquet"):
+    with pytest.raises(UserError, match=rf"log\.parquet, row 4: the {name} is empty \(and in 2 more rows\); fill"):
         sequences(write(tmp_path, ".parquet", holes), tmp_path / "cache")
 
 

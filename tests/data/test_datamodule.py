@@ -12,7 +12,7 @@ from memory import memory_source
 
 from seqgen.data.catalog import Catalog, count_transitions
 from seqgen.data.datamodule import SequenceDataModule, _Batches
-from seqgen.data.sequences import leave_one_out
+from seqgen.data.split import leave_one_out
 from seqgen.errors import UserError
 
 MARKER = 1000  # original ids from here on are held out
@@ -108,7 +108,9 @@ def test_processes_share_a_batch(make, world):
     cases = leave_one_out(data.sequences, held_out=2)
     lengths = [len(history) - 2 for history in HISTORIES]
     for index in torch.randperm(37, generator=torch.Generator().manual_seed(0)).split(8):
-        slices = [_Batches(data, cases, train=True, rank=rank, world=world)[index] for rank in range(world)]
+        slices = [
+            _Batches(data, data.sequences, cases, train=True, rank=rank, world=world)[index] for rank in range(world)
+        ]
         users = [user for part in slices for user in part.users.tolist()]
         assert len(users) == len(index)
         assert set(users) == set(index.tolist())
@@ -121,7 +123,10 @@ def test_processes_share_a_batch(make, world):
 def test_processes_share_an_evaluation(make):
     data = make()
     cases = leave_one_out(data.sequences, held_out=1)
-    parts = [_Batches(data, cases, train=False, rank=rank, world=3)[torch.tensor([9, 30])] for rank in range(3)]
+    parts = [
+        _Batches(data, data.sequences, cases, train=False, rank=rank, world=3)[torch.tensor([9, 30])]
+        for rank in range(3)
+    ]
     assert [part.users.tolist() for part in parts] == [[9], [30], []]
     assert [part.targets.tolist() for part in parts[:2]] == [[HISTORIES[9][-1]], [HISTORIES[30][-1]]]
 
@@ -161,12 +166,12 @@ def test_held_out_items_reach_no_training(marked):
         return bool((ids[items.long()] < MARKER).all())
 
     assert (ids >= MARKER).sum() == 2 * len(HISTORIES)
-    assert clean(marked.train_sequences.values)
-    assert marked.train_sequences.lengths.tolist() == [len(history) - 2 for history in HISTORIES]
-    assert clean(marked.catalog.train.values)
+    assert clean(marked.train_sequences().values)
+    assert marked.train_sequences().lengths.tolist() == [len(history) - 2 for history in HISTORIES]
+    assert clean(marked.catalog.train().values)
     assert marked.catalog.item_counts[ids >= MARKER].sum() == 0
     assert marked.catalog.item_counts.sum() == sum(len(history) - 2 for history in HISTORIES)
-    head, tail, _ = count_transitions(marked.train_sequences, num_items=marked.catalog.num_items, time_span=5)
+    head, tail, _ = count_transitions(marked.train_sequences(), num_items=marked.catalog.num_items, time_span=5)
     assert clean(head)
     assert clean(tail)
     for batch in marked.train_dataloader():

@@ -86,7 +86,7 @@ def test_sequences_equal_the_benchmark_file(data, real_data, name):
 )
 def test_transition_graph(data, name, pairs, distinct, heads):
     prepared = data(name)
-    head, _, count = count_transitions(prepared.train_sequences, num_items=prepared.catalog.num_items, last=50)
+    head, _, count = count_transitions(prepared.train_sequences(), num_items=prepared.catalog.num_items, last=50)
     assert (int(count.sum()), len(count), len(head.unique())) == (pairs, distinct, heads)
 
 

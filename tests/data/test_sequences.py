@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from seqgen.data.catalog import Sequences, count_transitions, ragged
-from seqgen.data.sequences import Cases, evaluation_batch, leave_one_out, training_batch
+from seqgen.data.sequences import evaluation_batch, training_batch
+from seqgen.data.split import Cases, leave_one_out
 
 
 def make_histories(seed, *, shortest=1):
@@ -42,7 +43,8 @@ def random_cases(histories, seed):
     rng.shuffle(chosen)
     offsets = flat(histories).offsets
     users, start, stop = torch.tensor(chosen).T
-    return chosen, Cases(users=users, start=offsets[users] + start, stop=offsets[users] + stop)
+    ends = offsets[users] + stop
+    return chosen, Cases(users=users, start=offsets[users] + start, stop=ends, seen_stop=ends)
 
 
 def check_groups(batch, inputs, num_rows):

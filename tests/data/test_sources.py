@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 
 from seqgen.data.datamodule import SequenceDataModule
-from seqgen.data.prepare import prepare
-from seqgen.data.sources import interaction_table, movielens_1m, movielens_100k, movielens_csv, sequence_lines
+from seqgen.data.prepare import Filters, prepare
+from seqgen.data.sources import (
+    amazon_2014,
+    interaction_table,
+    movielens_1m,
+    movielens_100k,
+    movielens_csv,
+    sequence_lines,
+)
 from seqgen.errors import UserError
 
 CHOICES = {file.stem for file in (Path(__file__).parents[2] / "conf" / "data").glob("*.yaml")}
@@ -19,14 +26,14 @@ MOVIES = (
     "1193::Star Wars: Episode IV - A New Hope (1977)::Sci-Fi\n"
     "1212::Mis\xe9rables, Les: Part 1 (1995)::Drama|Musical\n"
 ).encode("latin-1")
-EVERYTHING = {"min_user_interactions": 1, "min_item_interactions": 1}
+EVERYTHING = Filters(min_user_interactions=1, min_item_interactions=1)
 
 READERS = [
     (movielens_1m, "ml-1m", ["ratings.dat", "movies.dat"], "grouplens.org"),
     (movielens_100k, "ml-100k", ["u.data", "u.item", "u.genre"], "grouplens.org"),
     (partial(movielens_csv, folder="ml-20m"), "ml-20m", ["ratings.csv", "movies.csv"], "grouplens.org"),
     (
-        partial(interaction_table, folder="amazon-toys", categories="category"),
+        partial(amazon_2014, folder="amazon-toys", category="Toys_and_Games", form="table", categories="category"),
         "amazon-toys",
         ["interactions.csv.gz", "items.csv.gz"],
         "jmcauley.ucsd.edu",
@@ -49,7 +56,7 @@ def write(folder, files):
 
 
 def log(source, *columns):
-    return source.interactions().select("user_id", "item_id", *columns).collect().rows()
+    return source.read().select("user_id", "item_id", *columns).collect().rows()
 
 
 def table(source):
@@ -72,15 +79,15 @@ def test_movielens_1m_takes_the_rebuilt_file_with_a_notice(tmp_path, capsys):
     write(tmp_path / "ml-1m", {"ratings_rebuilt.dat.gz": RATINGS, "movies.dat": MOVIES})
     source = movielens_1m(str(tmp_path))
     assert log(source, "timestamp")[1] == (1, 661, 978302109)
-    rebuilt = prepare(source, cache_dir=tmp_path / "cache", **EVERYTHING)
-    (notice,) = capsys.readouterr().out.splitlines()
+    rebuilt = prepare(source, cache_dir=tmp_path / "cache", filters=EVERYTHING)
+    notice, *_ = capsys.readouterr().out.splitlines()
     assert "ratings.dat" in notice
     assert "ratings_rebuilt.dat.gz" in notice
     assert rebuilt.meta["files"] == ["ratings_rebuilt.dat.gz", "movies.dat"]
 
     write(tmp_path / "ml-1m", {"ratings.dat": RATINGS})  # the original goes first where both lie
-    original = prepare(movielens_1m(str(tmp_path)), cache_dir=tmp_path / "cache", **EVERYTHING)
-    assert capsys.readouterr().out == ""
+    original = prepare(movielens_1m(str(tmp_path)), cache_dir=tmp_path / "cache", filters=EVERYTHING)
+    assert "Notice" not in capsys.readouterr().out
     assert original.meta["files"] == ["ratings.dat", "movies.dat"]
     assert original.meta["fingerprint"] != rebuilt.meta["fingerprint"]
 
@@ -150,14 +157,16 @@ def test_another_column_of_categories_meets_no_old_cache(tmp_path):
     found = []
     for column in ("category", "attributes"):
         source = interaction_table(str(tmp_path), "amazon-toys", column)
-        found.append(prepare(source, cache_dir=tmp_path / "cache", **EVERYTHING).items["categories"].to_list())
+        found.append(prepare(source, cache_dir=tmp_path / "cache", filters=EVERYTHING).items["categories"].to_list())
     assert found == [[["2"], ["11"], ["2"]], [["173", "1", "162"], ["6"], ["4"]]]
 
 
 def test_a_column_of_categories_that_is_not_there_is_refused(tmp_path):
     write_table(tmp_path)
     with pytest.raises(UserError, match=r"data\.source\.categories=brand"):
-        prepare(interaction_table(str(tmp_path), "amazon-toys", "brand"), cache_dir=tmp_path / "cache", **EVERYTHING)
+        prepare(
+            interaction_table(str(tmp_path), "amazon-toys", "brand"), cache_dir=tmp_path / "cache", filters=EVERYTHING
+        )
 
 
 def test_an_item_that_the_table_lacks_has_no_categories(tmp_path):
@@ -209,7 +218,7 @@ def test_a_choice_named_where_nothing_is_left_can_be_chosen(tmp_path):
     write_table(tmp_path)
     source = interaction_table(str(tmp_path), "amazon-toys", "category")
     with pytest.raises(UserError) as error:
-        prepare(source, cache_dir=tmp_path / "cache", min_user_interactions=3, min_item_interactions=3)
+        prepare(source, cache_dir=tmp_path / "cache", filters=Filters(min_user_interactions=3, min_item_interactions=3))
     assert choices_named(error) <= CHOICES
 
 

@@ -12,7 +12,8 @@ from seqgen import config, losses
 from seqgen.attention import multi_query, softmax
 from seqgen.data.catalog import Catalog, Sequences
 from seqgen.data.datamodule import SequenceDataModule
-from seqgen.data.sequences import Group, SequenceBatch, evaluation_batch, leave_one_out, training_batch
+from seqgen.data.sequences import Group, SequenceBatch, evaluation_batch, training_batch
+from seqgen.data.split import leave_one_out
 from seqgen.model.base import SequentialRecommender
 from seqgen.model.mqsa_ted import MQSATED
 from seqgen.model.sasrec import SASRec
@@ -37,7 +38,7 @@ def catalog_of(histories: list[list[int]], num_items: int = NUM_ITEMS, **more: A
         "item_counts": train.values.bincount(minlength=num_items + 1),
         "item_ids": [f"item {i}" for i in range(1, num_items + 1)],
         "user_ids": list(range(len(histories))),
-        "train": train,
+        "train": lambda: train,
     }
     return Catalog(**known | more)
 
@@ -63,7 +64,7 @@ def generated(folder: Path) -> SequenceDataModule:
     data: SequenceDataModule = config.build(cfg, "data")
     assert data.catalog.num_items < 40
     assert data.catalog.num_users < 60
-    assert int(data.train_sequences.lengths.max()) > data.max_len
+    assert int(data.train_sequences().lengths.max()) > data.max_len
     return data
 
 
