@@ -1,0 +1,68 @@
+"""Random views of sequences, as tensor operations: crop, mask, reorder (Xie et al., CL4SRec, ICDE 2022, section 3.3).
+
+    b rows, l columns; rows start at column 0, oldest first, with padding (0) on the right
+
+A row of n items has a span, or a set, of floor(ratio * n) items, at least one. Noise comes from torch's default
+generator of the device, so it is a step's own under the run's seed.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class View(NamedTuple):
+    """An augmented view of rows.
+
+    Attributes:
+        items: (b, l), 0 is padding.
+        lengths: Number of real columns, (b,).
+        columns: Column of the original row that each column of the view stands for, (b, l); any on padding.
+    """
+
+    items: Tensor
+    lengths: Tensor
+    columns: Tensor
+
+
+def crop(items: Tensor, lengths: Tensor, ratio: float) -> View:
+    """A random contiguous span of each row, moved to column 0."""
+    start, size = _span(lengths, ratio)
+    column = torch.arange(items.shape[1], device=items.device)
+    columns = (start[:, None] + column).clamp(max=items.shape[1] - 1)
+    real = column < size[:, None]
+    return View(torch.where(real, items.gather(1, columns), 0), size, columns)
+
+
+def mask(items: Tensor, lengths: Tensor, ratio: float, token: int) -> View:
+    """Random items of each row replaced by `token`, an id of its own."""
+    column = torch.arange(items.shape[1], device=items.device)
+    real = column < lengths[:, None]
+    draw = torch.rand(items.shape, device=items.device).masked_fill(~real, 2.0)  # padding comes last
+    place = draw.argsort(1).argsort(1)  # rank of each column in the draw: a random order of the real ones
+    chosen = place < _count(lengths, ratio)[:, None]
+    return View(torch.where(chosen, token, items), lengths, column.expand_as(items))
+
+
+def reorder(items: Tensor, lengths: Tensor, ratio: float) -> View:
+    """A random contiguous span of each row shuffled; a column keeps its place in time, whatever item comes there."""
+    start, size = _span(lengths, ratio)
+    column = torch.arange(items.shape[1], device=items.device)
+    inside = (column >= start[:, None]) & (column < (start + size)[:, None])
+    # Inside the span random keys from [start, start + size): sorting leaves everything outside where it is.
+    draw = start[:, None] + torch.rand(items.shape, device=items.device) * size[:, None]
+    order = torch.where(inside, draw, column.to(draw.dtype)).argsort(dim=1, stable=True)
+    return View(items.gather(1, order), lengths, column.expand_as(items))
+
+
+def _count(lengths: Tensor, ratio: float) -> Tensor:
+    return (lengths.double() * ratio).floor().long().clamp(min=1).minimum(lengths)
+
+
+def _span(lengths: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
+    """First column and size of a random contiguous span of each row, both (b,)."""
+    size = _count(lengths, ratio)
+    free = lengths - size + 1
+    start = (torch.rand(lengths.shape, device=lengths.device) * free).long().minimum(free - 1)
+    return start, size
