@@ -234,6 +234,27 @@ def test_two_processes_train_and_rank_as_one(tmp_path: Path) -> None:
     assert same > 0.95  # weights differ in the last bits, which may swap two neighbours
 
 
+@pytest.mark.slow
+def test_metrics_of_one_two_and_four_processes_are_equal_to_the_last_digit(tmp_path: Path) -> None:
+    # 61 users in batches of 7: the last batch holds fewer users than there are processes.
+    sizes = ["data.source.num_users=61", "data.eval_batch_size=7"]
+    one = start(tmp_path / "one", "model=sasrec", "trainer.max_epochs=1", *sizes)
+    checkpoint = f"ckpt_path={tmp_path}/one/checkpoints/last.ckpt"
+    ranks = pl.read_parquet(tmp_path / "one/ranks.parquet")
+    for processes in (2, 4):
+        folder = tmp_path / str(processes)
+        shown = command(
+            *("seqgen.run", "model=sasrec", *TINY, *QUIET, *sizes, "train=false", checkpoint, "trainer=ddp"),
+            *("trainer.accelerator=cpu", f"trainer.devices={processes}", f"hydra.run.dir={folder}"),
+            cwd=ROOT,
+        )
+        assert shown.returncode == 0, shown.stderr
+        results = json.loads((folder / "results.json").read_text())
+        tested = {name: value for name, value in one["metrics"].items() if name.startswith("test/")}
+        assert {name: results["metrics"][name] for name in tested} == tested
+        assert pl.read_parquet(folder / "ranks.parquet").equals(ranks)
+
+
 def test_a_sweep_logs_each_job_to_a_wandb_run_of_its_own_and_the_report_compares_them(tmp_path: Path) -> None:
     sweep = ["-m", "model=popularity,sasrec", "seed=1,2", "logger=wandb", f"hydra.sweep.dir={tmp_path}/sweep"]
     limits = [*TINY, *QUIET, "trainer.max_epochs=1"]
