@@ -201,14 +201,11 @@ def _coded(ids: pl.Series) -> tuple[np.ndarray, pl.Series]:
 
 
 def _ordered(log: _Log) -> _Log:
-    columns = {"user": log.user} | ({} if log.time is None else {"time": log.time})
-    frame = pl.DataFrame({**columns, "item": log.item})
-    if all(frame[name].is_sorted() for name in columns) and log.time is None:
-        return log
-    frame = frame.sort(list(columns), maintain_order=True)
-    return _Log(
-        frame["user"].to_numpy(), frame["item"].to_numpy(), None if log.time is None else frame["time"].to_numpy()
-    )
+    """Users ascending, each user's rows by time; rows of equal time keep the order of the file."""
+    timed = {} if log.time is None else {"time": log.time}
+    frame = pl.DataFrame({"user": log.user, **timed, "item": log.item})
+    frame = frame.sort("user", *timed, maintain_order=True)
+    return _Log(frame["user"].to_numpy(), frame["item"].to_numpy(), frame["time"].to_numpy() if timed else None)
 
 
 def first_of_repeats(user: np.ndarray, item: np.ndarray, *, everywhere: bool) -> np.ndarray:
