@@ -3,10 +3,12 @@
 The one place that knows Hydra's and OmegaConf's ways; nothing else sees `cfg` but `run`.
 """
 
+import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -19,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqgen.errors import UserError, nearest
 
+T = TypeVar("T")
 _PACKAGE = Path(__file__).resolve().parent
 # A checkout has conf/ beside the package, a wheel inside it.
 CONFIG_DIR = str(_PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf")
@@ -91,6 +94,39 @@ def build(cfg: DictConfig, key: str, **more: Any) -> Any:
         if isinstance(error, UserError) or str(cfg[key]["_target_"]).startswith("seqgen."):
             raise
         raise UserError(f"{key}: {' '.join(str(error).split())}") from error
+
+
+_failure: list[Exception] = []
+
+
+def kept(task: Callable[[DictConfig], T], cfg: DictConfig) -> T | None:
+    """Run a task below `hydra.main`; an error is kept for `command`, since Hydra would print a line of its own."""
+    try:
+        return task(cfg)
+    except Exception as error:
+        if is_sweep():  # the sweep's launcher has to know
+            raise
+        _failure.append(error)
+        return None
+
+
+def command(hydra_main: Callable[[], Any]) -> None:
+    """A command line: errors that are the user's to mend are one sentence and exit code 1."""
+    # Hydra must not print errors itself. The processes that DDP starts inherit both variables.
+    wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1" and "SEQGEN_SENTENCES" not in os.environ
+    if not wants_trace:
+        os.environ |= {"HYDRA_FULL_ERROR": "1", "SEQGEN_SENTENCES": "1"}
+    try:
+        hydra_main()
+        if _failure:
+            raise _failure[0]
+    except Exception as error:
+        text = sentence(error, sys.argv[1:])
+        if wants_trace or text is None:
+            raise
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"seqgen: {text}", file=sys.stderr)
+        sys.exit(1)
 
 
 def sentence(error: BaseException, arguments: Sequence[str]) -> str | None:

@@ -3,7 +3,6 @@
 compose -> seed -> data -> model -> trainer -> fit -> test -> summary
 """
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -77,37 +76,14 @@ def run(cfg: DictConfig) -> float:
     return summary.objective(model.evaluated, record, cfg.monitor)
 
 
-_failure: list[Exception] = []
-
-
 @hydra.main(config_path=config.CONFIG_DIR, config_name="config", version_base="1.3")
 def _hydra_main(cfg: DictConfig) -> float | None:
-    try:
-        return run(cfg)
-    except Exception as error:
-        if config.is_sweep():  # the sweep's launcher has to know
-            raise
-        _failure.append(error)  # past Hydra, which would print a line of its own
-        return None
+    return config.kept(run, cfg)
 
 
 def main() -> None:
     """The command line: errors that are the user's to mend are one sentence and exit code 1."""
-    # Hydra must not print errors itself. The processes that DDP starts inherit both variables.
-    wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1" and "SEQGEN_SENTENCES" not in os.environ
-    if not wants_trace:
-        os.environ |= {"HYDRA_FULL_ERROR": "1", "SEQGEN_SENTENCES": "1"}
-    try:
-        _hydra_main()
-        if _failure:
-            raise _failure[0]
-    except Exception as error:
-        text = config.sentence(error, sys.argv[1:])
-        if wants_trace or text is None:
-            raise
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"seqgen: {text}", file=sys.stderr)
-        sys.exit(1)
+    config.command(_hydra_main)
 
 
 if __name__ == "__main__":

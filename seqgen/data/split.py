@@ -23,7 +23,7 @@ from torch import Tensor
 
 from seqgen.data.cache import Prepared
 from seqgen.data.catalog import Sequences, ragged
-from seqgen.data.times import day
+from seqgen.data.times import moment
 from seqgen.errors import UserError
 
 Target = Literal["last", "first", "successive"]
@@ -113,7 +113,7 @@ def global_time_split(
     bounds = [
         _moment(name, value, prepared.times, unit) for name, value in (("val_from", val_from), ("test_from", test_from))
     ]
-    shown = [str(bound) if unit == "order" else day(bound) for bound in bounds]
+    shown = [str(bound) if unit == "order" else moment(bound) for bound in bounds]
     if bounds[0] >= bounds[1]:
         raise UserError(
             f"data.val_from={val_from} ({shown[0]}) must come before data.test_from={test_from} ({shown[1]})."

@@ -121,9 +121,9 @@ def test_cold_targets_are_counted_and_left_out_where_asked(make, split):
 
 def test_another_moment_makes_another_catalogue(make):
     """Else a checkpoint could be tested on what it was trained on."""
-    marks = {make(val_from=value).catalog.fingerprint for value in ("2017-09-01", "2017-09-12")}
+    marks = {make(val_from=value).catalog.fingerprint for value in ("2017-09-01", "2017-09-12", "2017-09-12T05:00")}
     marks.add(make(split="leave_one_out", val_from=None, test_from=None, min_user_interactions=3).catalog.fingerprint)
-    assert len(marks) == 3
+    assert len(marks) == 4
     assert make(target="first").catalog.fingerprint in marks  # the same training
 
 
