@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from seqgen.data.download import recorded
 from seqgen.data.sources import Source
+from seqgen.data.table import UNREADABLE
 from seqgen.errors import UserError
 
 VERSION = 2
@@ -124,7 +125,7 @@ def read(folder: Path, *, mapped: bool) -> Prepared:
         told = (meta["num_interactions"], meta["num_interactions"], len(prepared.offsets), meta["num_items"])
         if sizes != told:
             raise ValueError(f"{sizes} is not {told}")
-    except (OSError, EOFError, pl.exceptions.PolarsError, ValueError, LookupError, TypeError) as error:
+    except (*UNREADABLE, EOFError, ValueError, LookupError, TypeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"The prepared set in {folder} is broken; delete that folder, and it is made again.") from error
@@ -143,7 +144,7 @@ def write(prepared: Prepared, folder: Path) -> None:
         try:
             for name in ("values", "offsets", "times"):
                 if (array := getattr(prepared, name)) is not None:
-                    np.save(beside / f"{name}.npy", array)
+                    _save(array, beside / f"{name}.npy")
             prepared.users.write_parquet(beside / "users.parquet")
             prepared.items.write_parquet(beside / "items.parquet")
             (beside / "meta.json").write_text(json.dumps(prepared.meta, indent=1))
@@ -153,6 +154,12 @@ def write(prepared: Prepared, folder: Path) -> None:
             shutil.rmtree(beside, ignore_errors=True)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise _unwritable(folder, error) from error
+
+
+def _save(array: np.ndarray, file: Path) -> None:
+    with file.open("wb") as stream:  # np.save does not notice that a disk is too full for the last few kilobytes
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+        stream.write(np.ascontiguousarray(array).data)
 
 
 def _unwritable(folder: Path, error: Exception) -> UserError:

@@ -9,7 +9,7 @@ they stand in the files where there is none.
 import glob
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import polars as pl
 
@@ -43,6 +43,8 @@ def interaction_log(path: str, *, columns: dict[str, str | None], time_unit: Tim
     Raises:
         UserError: No file is found, a file has an unknown ending, or a column is missing.
     """
+    if time_unit not in (None, *get_args(TimeUnit)):
+        raise UserError(f"data.time_unit={time_unit} does not exist; choose one of {', '.join(get_args(TimeUnit))}.")
     files = _files(path)
     kept = {name: column for name, column in columns.items() if column is not None}
     unknown = kept.keys() - NAMES.keys()
@@ -51,9 +53,15 @@ def interaction_log(path: str, *, columns: dict[str, str | None], time_unit: Tim
     for name in ("user", "item"):
         if name not in kept:
             raise UserError(f"data.columns.{name} is needed: the column of {files[0]} that holds the {name}.")
-    # Ids of a text file are text, so that 7, 007 and A7 are told apart; whole numbers are found again at the end.
+    if len(set(kept.values())) < len(kept):
+        raise UserError(f"data.columns names one column twice ({', '.join(kept.values())}); give each its own.")
+    if time_unit is not None and "timestamp" not in kept:
+        raise UserError(f"data.time_unit={time_unit} has no effect without data.columns.timestamp; leave it null.")
     form = ending(files[0])
-    types: Any = {"user": pl.String, "item": pl.String} if form in SEPARATORS else {}
+    # The first hundred ratings may all be whole. Ids of a text file are text, so that 7, 007 and A7 are told apart;
+    # whole numbers are found again at the end.
+    types: Any = {} if form == ".parquet" else {"rating": pl.Float64}
+    types |= {"user": pl.String, "item": pl.String} if form in SEPARATORS else {}
     separator = SEPARATORS.get(form, ",")
     log = Table(files=files, columns=kept, types=types, separator=separator, key="data.columns")
     return Source(
@@ -68,15 +76,16 @@ def interaction_log(path: str, *, columns: dict[str, str | None], time_unit: Tim
 
 def _files(path: str) -> tuple[Path, ...]:
     place = Path(path).expanduser()
-    found = [Path(name) for name in sorted(glob.glob(str(place)))] if not place.exists() else [place]
+    found = [place] if place.exists() else [Path(name) for name in sorted(glob.glob(str(place)))]
     if place.is_dir():
         found = sorted(file for file in place.iterdir() if ending(file) in ENDINGS)
+    found = [file for file in found if file.is_file()]
     if not found:
         raise UserError(f"data.path={path} names no file; give a file, a pattern, or a folder of {', '.join(ENDINGS)}.")
     endings = {ending(file) for file in found}
     if len(endings) > 1 or not endings <= set(ENDINGS):
         raise UserError(
-            f"data.path={path} holds files ending in {', '.join(sorted(endings))}; "
+            f"data.path={path} holds files ending in {', '.join(sorted(end or 'nothing' for end in endings))}; "
             f"give files of one kind of {', '.join(ENDINGS)}, which may be compressed ({', '.join(COMPRESSED)})."
         )
     return tuple(found)

@@ -28,8 +28,6 @@ from seqgen.data.split import (
 )
 from seqgen.errors import UserError
 
-USERS_AT_ONCE = 100_000  # of whom the training items are counted together
-
 
 class SequenceDataModule(L.LightningDataModule):
     """A prepared interaction log, split, and loaders of its batches.
@@ -145,17 +143,8 @@ class SequenceDataModule(L.LightningDataModule):
             bounds: Any = {"val_from": self.val_from, "test_from": self.test_from}
             split = global_time_split(self.sequences, self.prepared, **bounds, target=self.target)
         else:
-            split = leave_one_out_split(self.sequences)
-        counts = self._count(split.train)
-        return without_cold_targets(split, self.sequences.values, counts, exclude=self.exclude_cold)
-
-    def _count(self, train: Cases) -> Tensor:
-        """Interactions of each item in the training part, (num_items + 1,)."""
-        counts = torch.zeros(self.prepared.items.height + 1, dtype=torch.long)
-        for users in torch.arange(len(train)).split(USERS_AT_ONCE):
-            _, place = ragged(train.start[users], (train.stop - train.start)[users])
-            counts += torch.bincount(self.sequences.values[place], minlength=len(counts))
-        return counts
+            split = leave_one_out_split(self.sequences, self.prepared.items.height)
+        return without_cold_targets(split, self.sequences.values, exclude=self.exclude_cold)
 
     def train_sequences(self) -> Sequences:
         """The training part of every user, as sequences of their own."""
@@ -176,7 +165,7 @@ class SequenceDataModule(L.LightningDataModule):
             fingerprint="-".join([meta["fingerprint"], *moment]),
             num_items=items.height,
             num_users=users.height,
-            item_counts=self._count(self.split.train),
+            item_counts=self.split.item_counts,
             item_ids=items["item_id"].to_list(),
             user_ids=users["user_id"].to_list(),
             titles=items["title"].to_list() if "title" in known else None,

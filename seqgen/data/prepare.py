@@ -17,7 +17,8 @@ from rich.table import Table as Grid
 from seqgen.data import cache
 from seqgen.data.cache import VERSION, Prepared
 from seqgen.data.sources import Source
-from seqgen.data.times import microseconds, spell
+from seqgen.data.table import UNREADABLE
+from seqgen.data.times import Place, microseconds, spell
 from seqgen.errors import UserError
 
 Repeats = Literal["keep", "drop_consecutive", "drop_repeats"]
@@ -118,8 +119,7 @@ def _build(source: Source, filters: Filters, fingerprint: str) -> Prepared:
 
 def _read(source: Source, min_rating: float | None) -> tuple[_Log, pl.Series, pl.Series, str | None, list[Any]]:
     """The log with users and items as codes into their sorted ids, the unit of its times, and the first steps."""
-    frame = _collected(source, rated=min_rating is not None)
-    place = _places(source)
+    frame, place = _without_blank_ends(_collected(source, rated=min_rating is not None), source)
     _check_complete(frame, source, place)
     time, unit = None, None
     if "timestamp" in frame.columns:
@@ -136,6 +136,8 @@ def _read(source: Source, min_rating: float | None) -> tuple[_Log, pl.Series, pl
     for ids, name in ((user_ids, "user"), (item_ids, "item")):
         if ids.dtype == pl.String and ids[0] == "":
             raise UserError(f"{place(int((user if name == 'user' else item).argmin()))}: the {name} is empty; fill it.")
+        if source.log is not None and (found := source.log.odd(ids)):
+            raise UserError(found)
     log = _Log(user, item, time)
     steps = [log.sizes("raw")]
     if kept is not None:
@@ -157,20 +159,32 @@ def _collected(source: Source, *, rated: bool) -> pl.DataFrame:
         # Text ids are kept once each: a million users' names would fill the memory otherwise.
         text = [name for name in names[:2] if schema[name] == pl.String]
         small = [pl.col(name).cast(pl.Categorical(pl.Categories.random())) for name in text]
-        return raw.select(names).with_columns(small).collect(engine="streaming")
-    except (pl.exceptions.PolarsError, OSError) as error:
+        # polars has decimals neither compared with every number nor asked whether they are one.
+        floats = [pl.col("rating").cast(pl.Float64)] if rated and schema["rating"].is_decimal() else []
+        return raw.select(names).with_columns(*small, *floats).collect(engine="streaming")
+    except UNREADABLE as error:
         if source.log is not None:
             raise source.log.refused(error) from error
         raise
 
 
-def _places(source: Source) -> Any:
-    return source.log.place if source.log else lambda index: f"{source.name}, row {index + 1}"
+def _without_blank_ends(frame: pl.DataFrame, source: Source) -> tuple[pl.DataFrame, Place]:
+    """The log without the blank lines at the end of its files, and where a row of it stands."""
+    if source.log is None:
+        return frame, lambda index: f"{source.name}, row {index + 1}"
+    place = source.log.place
+    if not frame.select(pl.all_horizontal(pl.all().is_null()).any()).item():
+        return frame, place
+    blank = source.log.blank_ends()
+    frame = frame.with_row_index("row").filter(~pl.col("row").is_in(blank))
+    rows = frame["row"]
+    return frame.drop("row"), lambda index: place(rows[index])
 
 
-def _check_complete(frame: pl.DataFrame, source: Source, place: Any) -> None:
+def _check_complete(frame: pl.DataFrame, source: Source, place: Place) -> None:
+    where = source.files[0] if source.files else source.name
     if frame.is_empty():
-        raise UserError(f"{', '.join(map(str, source.files[:1])) or source.name} holds no interaction.")
+        raise UserError(f"{where} holds no interaction; give a file that does.")
     for name, dtype in frame.schema.items():
         what = name.removesuffix("_id")
         if frame[name].null_count():
@@ -179,15 +193,18 @@ def _check_complete(frame: pl.DataFrame, source: Source, place: Any) -> None:
             raise UserError(f"{place(first)}: the {what} is empty{more}; fill or drop such rows.")
         if name.endswith("_id") and not (dtype.is_integer() or isinstance(dtype, pl.String | pl.Categorical | pl.Enum)):
             raise UserError(
-                f"{source.name}: the {what} ids are {str(dtype).lower()}, which does not tell them apart for sure; "
+                f"{where}: the {what} ids are {str(dtype).lower()}, which does not tell them apart for sure; "
                 "give whole numbers or text."
             )
         if name == "rating" and not dtype.is_numeric():
-            raise UserError(f"{source.name}: the ratings are no numbers, so data.min_rating cannot be applied.")
+            raise UserError(f"{where}: the ratings are no numbers, so leave data.min_rating null, or mend them.")
+        if name == "rating" and frame[name].is_nan().any():  # larger than any number, says polars
+            raise UserError(f"{place(int(frame[name].is_nan().arg_max() or 0))}: the rating is no number; mend it.")
 
 
 def _coded(ids: pl.Series) -> tuple[np.ndarray, pl.Series]:
     """Codes from 0, (n,) int32, and the distinct ids in the order of their codes."""
+    ids = ids.rechunk()  # the stream's hundreds of pieces make the join below five times slower
     distinct = ids.unique()
     spelled = distinct if distinct.dtype.is_integer() else distinct.cast(pl.String)
     if spelled.dtype == pl.String:
@@ -204,18 +221,16 @@ def _ordered(log: _Log) -> _Log:
     """Users ascending, each user's rows by time; rows of equal time keep the order of the file."""
     timed = {} if log.time is None else {"time": log.time}
     frame = pl.DataFrame({"user": log.user, **timed, "item": log.item})
-    frame = frame.sort("user", *timed, maintain_order=True)
+    done = bool(timed) and frame["time"].is_sorted()  # a stable sort by user keeps it
+    frame = frame.sort("user", *({} if done else timed), maintain_order=True)
     return _Log(frame["user"].to_numpy(), frame["item"].to_numpy(), frame["time"].to_numpy() if timed else None)
 
 
 def first_of_repeats(user: np.ndarray, item: np.ndarray, *, everywhere: bool) -> np.ndarray:
     """Which rows of an ordered log are no repeats: of any earlier item of the user, or of the one just before; (n,)."""
     if everywhere:
-        return (
-            pl.DataFrame({"user": user, "item": item})
-            .select(pl.struct("user", "item").is_first_distinct())["user"]
-            .to_numpy()
-        )
+        pairs = user.astype(np.int64) * (int(item.max(initial=0)) + 1) + item
+        return pl.Series(pairs).is_first_distinct().to_numpy()
     first = np.ones(len(user), dtype=bool)
     first[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
     return first

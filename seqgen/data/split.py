@@ -27,6 +27,7 @@ from seqgen.data.times import moment
 from seqgen.errors import UserError
 
 Target = Literal["last", "first", "successive"]
+AT_ONCE, USERS_AT_ONCE = 2**20, 100_000  # interactions, users counted together
 TIME_SHARES = (0.8, 0.9)  # of the interactions lie before the validation, before the test period
 
 
@@ -62,12 +63,14 @@ class Split:
         train: Training part of every user, (U,) cases, some of them perhaps empty.
         val: Validation cases.
         test: Test cases.
+        item_counts: Interactions of each item in the training part, (num_items + 1,).
         facts: For `results.json`: the name of the split, its moments, its numbers of cases.
     """
 
     train: Cases
     val: Cases
     test: Cases
+    item_counts: Tensor
     facts: dict[str, Any]
 
 
@@ -82,11 +85,26 @@ def leave_one_out(sequences: Sequences, held_out: int) -> Cases:
     return Cases(users=users, start=sequences.offsets[:-1], stop=stop, seen_stop=stop)
 
 
-def leave_one_out_split(sequences: Sequences) -> Split:
+def count_items(sequences: Sequences, train: Cases, num_items: int) -> Tensor:
+    """Interactions of each item in the training part, (num_items + 1,): all of them less what is held out.
+
+    In pieces, so that a mapped file is never in memory as a whole.
+    """
+    counts = torch.zeros(num_items + 1, dtype=torch.long)
+    for values in sequences.values.split(AT_ONCE):
+        counts += torch.bincount(values, minlength=len(counts))
+    held_out = sequences.offsets[1:] - train.stop
+    for users in torch.arange(len(held_out)).split(USERS_AT_ONCE):
+        _, place = ragged(train.stop[users], held_out[users])
+        counts -= torch.bincount(sequences.values[place], minlength=len(counts))
+    return counts
+
+
+def leave_one_out_split(sequences: Sequences, num_items: int) -> Split:
     """The last item of each user is the test target, the one before it the validation target, the rest is training."""
-    history = leave_one_out(sequences, held_out=2)
-    facts = {"split": "leave_one_out"}
-    return Split(train=history, val=history, test=leave_one_out(sequences, held_out=1), facts=facts)
+    history, test = leave_one_out(sequences, held_out=2), leave_one_out(sequences, held_out=1)
+    counts = count_items(sequences, history, num_items)
+    return Split(train=history, val=history, test=test, item_counts=counts, facts={"split": "leave_one_out"})
 
 
 def global_time_split(
@@ -135,7 +153,8 @@ def global_time_split(
             )
     facts: dict[str, Any] = {"split": "global_time", "target": target, "val_from": shown[0], "test_from": shown[1]}
     facts |= {f"{name}_events_without_history": without for name, (_, without) in parts.items()}
-    return Split(train=train, val=parts["val"][0], test=parts["test"][0], facts=facts)
+    counts = count_items(sequences, train, prepared.items.height)
+    return Split(train=train, val=parts["val"][0], test=parts["test"][0], item_counts=counts, facts=facts)
 
 
 def _moment(name: str, value: float | str, times: np.ndarray, unit: str) -> int:
@@ -171,12 +190,12 @@ def _period_cases(start: Tensor, begin: Tensor, end: Tensor, target: Target) -> 
     return Cases(users=users, start=start, stop=stop, seen_stop=stop), without
 
 
-def without_cold_targets(split: Split, values: Tensor, item_counts: Tensor, *, exclude: bool) -> Split:
+def without_cold_targets(split: Split, values: Tensor, *, exclude: bool) -> Split:
     """Count, and leave out where asked, the cases whose target never occurs in training."""
     facts, parts = dict(split.facts), {}
     for name in ("val", "test"):
         cases: Cases = getattr(split, name)
-        cold = item_counts[values[cases.stop].long()] == 0
+        cold = split.item_counts[values[cases.stop].long()] == 0
         facts |= {f"{name}_cases": len(cases), f"{name}_cold_targets": int(cold.sum())}
         parts[name] = cases
         if exclude:
@@ -184,7 +203,7 @@ def without_cold_targets(split: Split, values: Tensor, item_counts: Tensor, *, e
             facts[f"{name}_cases"] = len(parts[name])
             if not len(parts[name]):
                 raise UserError(f"data.cold_targets=exclude leaves no {name} case: no target occurs in training.")
-    return replace(split, **parts, facts=facts)
+    return replace(split, val=parts["val"], test=parts["test"], facts=facts)
 
 
 def training_windows(train: Cases, *, max_len: int, stride: int | None) -> Cases:

@@ -5,10 +5,12 @@ they are slow, and are called only once something is known to be wrong.
 """
 
 import csv
+import glob
 import gzip
 import json
 import re
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,12 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 ENDINGS = (*SEPARATORS, *JSON_LINES, ".parquet")
 NAMES = {"user": "user_id", "item": "item_id", "timestamp": "timestamp", "rating": "rating", "category": "category"}
+HEAD = 20  # lines that tell whether a file holds any row
 INFERRED_FROM = 100  # rows that polars infers a column's type from
-KINDS = ("whole numbers", "numbers", "text")
+KINDS = ("whole numbers", "whole numbers past 64 bits", "numbers", "text")
+WHOLE, LARGE, NUMBER, TEXT = range(4)
+# polars panics at some damage.
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
 
 class _BadLine(Exception):
@@ -56,10 +62,11 @@ class Table:
         Raises:
             UserError: A file is empty, or has no such column.
         """
+        self._refuse_empty()
         raw = self._raw(roles)
         try:
             names = raw.collect_schema().names()
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except UNREADABLE as error:
             raise self.refused(error) from error
         for role in roles:
             column = self.columns[role]
@@ -69,7 +76,7 @@ class Table:
 
     def _raw(self, roles: tuple[str, ...]) -> pl.LazyFrame:
         types: Any = {self.columns[role]: dtype for role, dtype in self.types.items() if role in roles}
-        files: Any = list(self.files)
+        files: Any = [_literal(file) for file in self.files]
         if self._form == ".parquet":
             return pl.scan_parquet(files)
         if self._form in JSON_LINES:
@@ -78,7 +85,21 @@ class Table:
             return pl.scan_ndjson(files, schema_overrides=types, infer_schema_length=INFERRED_FROM)
         header = self.names is None
         how: Any = {} if header else {"new_columns": self.names}
-        return pl.scan_csv(files, separator=self.separator, has_header=header, schema_overrides=types, **how)
+        how |= {"separator": self.separator, "has_header": header, "infer_schema_files": 1}
+        return pl.scan_csv(files, schema_overrides=types, **how)
+
+    def _refuse_empty(self) -> None:
+        # polars reads the columns of a part without rows as text, and so those of all parts.
+        for file in self.files if self._form != ".parquet" else ():
+            try:
+                lines = pl.read_lines(_literal(file), n_rows=HEAD).to_series()
+            except UNREADABLE:  # told where it stands once the file is read
+                continue
+            filled = HEAD if len(lines) == HEAD else sum(map(bool, "\r".join(lines).split("\r")))
+            header = self._form in SEPARATORS and self.names is None
+            if filled <= header:
+                what = "holds a header only" if filled else "is empty"
+                raise UserError(f"{file} {what}; leave it out, or give a file that holds interactions.")
 
     @property
     def _form(self) -> str:
@@ -90,14 +111,18 @@ class Table:
             return f"{self.files[0]} has two columns named {column}; rename one."
         if self.key is None:
             return f"{self.files[0]} has no column {column}, so it is not the published file; it has {_list(names)}."
+        if not "".join(names).replace("\t", "").isprintable():
+            return f"{self.files[0]} does not begin with a line of column names in UTF-8; give it as plain text lines."
+        if len(names) == 1 and self._form in SEPARATORS:
+            between = {",": "commas", "\t": "tabs"}.get(self.separator, repr(self.separator))
+            return f"{self.files[0]} has one column only, {names[0]!r}; write {between} between the values."
+        if spaced := next((name for name in names if name.strip() == column), None):
+            return f"{self.files[0]} has spaces around its column {spaced!r}; remove them."
         hint = nearest(column, names) or f"; it has {_list(names)}"
         return f"{self.key}.{role}={column} is no column of {self.files[0]}{hint}."
 
-    def refused(self, error: Exception) -> UserError:
+    def refused(self, error: BaseException) -> UserError:
         """What to tell of files that polars cannot read: the first bad line, or polars' own reason."""
-        if isinstance(error, pl.exceptions.NoDataError):
-            empty = next((file for file in self.files if not file.stat().st_size), self.files[0])
-            return UserError(f"{empty} is empty; give a file that holds interactions.")
         if found := self.first_bad():
             return UserError(found)
         reason = " ".join(str(error).split())[:200]
@@ -106,71 +131,123 @@ class Table:
     def first_bad(self) -> str | None:
         """The file, line and fault of the first line that is not of the form, or None where none is found."""
         if self._form == ".parquet":
-            return None
+            return self._bad_parquet()
         kinds: dict[str, int] = {}
-        count = 0
-        header: list[str] | None = None
+        header: set[str] | None = None
         for file in self.files:
+            to_infer = INFERRED_FROM if file == self.files[0] else 0
             try:
+                for _ in _lines(file) if file.suffix in COMPRESSED else ():
+                    pass  # a damaged archive gives bad lines before its checksum is read
                 for number, row in self._rows(file, strict=True):
                     if number == 0:
-                        header = header or list(row)
-                        if list(row) != header:
-                            raise _BadLine(1, f"its columns are not those of {self.files[0]}")
+                        header = header or set(row)
+                        if odd := _list(sorted(header ^ set(row))):
+                            raise _BadLine(1, f"its columns are not those of {self.files[0]} ({odd} in one only)")
                         continue
-                    count += 1
                     for role, column in self.columns.items():
-                        self._check(role, number, row.get(column), kinds, count)
+                        self._check(role, number, row.get(column), kinds, inferring=to_infer > 0)
+                    to_infer -= 1
             except _BadLine as bad:
                 line, fault = bad.args
                 return f"{file}, line {line}: {fault}; mend or remove the line."
-            except (OSError, EOFError, pl.exceptions.PolarsError) as error:
+            except (*UNREADABLE, EOFError, zlib.error) as error:
                 return f"{file} is damaged or cut off ({' '.join(str(error).split())}); get it again."
         return None
 
-    def _check(self, role: str, number: int, value: Any, kinds: dict[str, int], count: int) -> None:
-        if value is None or role == "category":
+    def _bad_parquet(self) -> str | None:
+        expected: pl.Schema | None = None
+        for file in self.files:
+            try:
+                schema = pl.scan_parquet(_literal(file)).collect_schema()
+                # Counts read every value, and keep none.
+                pl.scan_parquet(_literal(file)).select(pl.all().null_count()).collect(engine="streaming")
+            except UNREADABLE as error:
+                return f"{file} is damaged, cut off, or no parquet file ({' '.join(str(error).split())}); get it again."
+            expected = expected or schema
+            for name in [*expected, *schema]:
+                ours, theirs = (str(s[name]).lower() if name in s else "absent" for s in (schema, expected))
+                if ours != theirs:
+                    return f"{file}: its column {name} is {ours}, that of {self.files[0]} {theirs}; write them alike."
+        return None
+
+    def _check(self, role: str, number: int, value: Any, kinds: dict[str, int], *, inferring: bool) -> None:
+        if value is None or role == "category" or (role == "rating" and value == ""):  # not every run reads ratings
             return
         if value == "":
             raise _BadLine(number, f"the {role} is empty")
+        if isinstance(value, list | dict | bool):
+            raise _BadLine(number, f"the {role} is {json.dumps(value)[:60]}, which is neither a number nor text")
         kind = _kind(value, quoted=self._form in JSON_LINES)
         dtype = self.types.get(role)
+        shown = repr(value)[:60]
         if dtype is not None:
-            allowed = 0 if dtype.is_integer() else 1 if dtype.is_float() else 2
+            allowed = WHOLE if dtype.is_integer() else NUMBER if dtype.is_float() else TEXT
             if kind > allowed:
-                raise _BadLine(number, f"the {role} is {value!r}, which should be {KINDS[allowed]}")
-        elif count <= INFERRED_FROM:
-            kinds[role] = max(kinds.get(role, 0), kind)
-        elif kind > kinds.get(role, 2):
-            raise _BadLine(number, f"the {role} is {value!r}, while the lines before hold {KINDS[kinds[role]]}")
+                raise _BadLine(number, f"the {role} is {shown}, which should be {KINDS[allowed]}")
+        elif inferring:
+            kinds[role] = max(kinds.get(role, WHOLE), kind)
+        elif kind > kinds.get(role, TEXT):
+            large = "too large, " if kind == LARGE else ""
+            raise _BadLine(number, f"the {role} is {shown}, {large}while the lines before hold {KINDS[kinds[role]]}")
+
+    def odd(self, ids: pl.Series) -> str | None:
+        """The file, line and fault of an id that is no text; polars spells lists and truths among texts as JSON."""
+        spelled = r'^(\[(["\d\[{-].*)?\]|\{(".*)?\}|true|false)$'
+        if self._form in JSON_LINES and ids.dtype == pl.String and ids.str.contains(spelled).any():
+            return self.first_bad()
+        return None
+
+    def blank_ends(self) -> list[int]:
+        """Which rows of `scan` are blank lines at the end of a file."""
+        blank: list[int] = []
+        index = 0
+        for file in self.files if self._form in SEPARATORS else ():
+            before = len(blank)
+            for number, row in self._rows(file, strict=False):
+                if not number:
+                    continue
+                if row:
+                    del blank[before:]
+                else:
+                    blank.append(index)
+                index += 1
+        return blank
 
     def place(self, index: int) -> str:
         """Where a row of `scan` stands: `FILE, line N` (a row of a parquet file counts from 1)."""
         for file in self.files:
             if self._form == ".parquet":
-                height = pl.scan_parquet(file).select(pl.len()).collect().item()
+                height = pl.scan_parquet(_literal(file)).select(pl.len()).collect().item()
                 if index < height:
                     return f"{file}, row {index + 1}"
                 index -= height
                 continue
-            for number, _ in self._rows(file, strict=False):
-                if number and index == 0:
-                    return f"{file}, line {number}"
-                index -= bool(number)
+            try:
+                for number, _ in self._rows(file, strict=False):
+                    if number and index == 0:
+                        return f"{file}, line {number}"
+                    index -= bool(number)
+            except _BadLine:  # polars takes more than Python's reader, such as a carriage return inside a value
+                return str(file)
         return str(self.files[-1])
 
     def _rows(self, file: Path, *, strict: bool) -> Iterator[tuple[int, dict[str, Any]]]:
         """Line number and values of each row; a header comes first, as line 0."""
         lines = _lines(file)
+        if self._form in SEPARATORS:  # JSON allows no byte order mark
+            lines = (line if number else line.removeprefix("\ufeff") for number, line in enumerate(lines))
         if self._form in JSON_LINES:
             for number, text in enumerate(lines, start=1):
                 if text.strip():
                     yield number, _json_row(number, text, strict=strict)
             return
-        reader = csv.reader(lines, delimiter=self.separator, strict=strict)
+        record: list[str] = []  # the lines of the row, whose quotes the reader does not hand on
+        reader = csv.reader(_noted(lines, record), delimiter=self.separator, strict=strict)
         names = list(self.names) if self.names else None
-        started = 0
+        started = blank = 0
         while True:
+            record.clear()
             try:
                 values = next(reader)
             except StopIteration:
@@ -178,14 +255,17 @@ class Table:
             except csv.Error as error:
                 raise _BadLine(started + 1, f"its quotes are not closed or misplaced ({error})") from error
             line, started = started + 1, reader.line_num
+            if not values and (strict or names is None):  # polars, too, looks for the header below blank lines
+                blank = blank or line
+                continue
             if names is None:
-                names = values
+                names, blank = values, 0
                 yield 0, dict.fromkeys(values)
                 continue
-            if strict and len(values) != len(names):
-                raise _BadLine(line, f"it has {len(values)} values instead of {len(names)}")
-            if strict and any("\udc80" <= sign <= "\udcff" for value in values for sign in value):
-                raise _BadLine(line, "it is not UTF-8 text")
+            if strict:
+                fault = _fault(values, "".join(record), len(names))
+                if blank or fault:
+                    raise _BadLine(blank or line, "it is blank" if blank else fault)
             yield line, dict(zip(names, values, strict=False))
 
 
@@ -195,37 +275,86 @@ def ending(file: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
+def _literal(file: Path) -> str:
+    """A path that polars takes for no pattern."""
+    return glob.escape(str(file))
+
+
 def _lines(file: Path) -> Iterator[str]:
     with file.open("rb") as stream:
         magic = stream.read(4)
     if magic == b"\x28\xb5\x2f\xfd":  # Python 3.11 has no zstd of its own
-        yield from (line + "\n" for line in pl.read_lines(file).to_series())
+        yield from _zstd_lines(file)
         return
     with (gzip.open if magic[:2] == b"\x1f\x8b" else open)(file, "rb") as stream:
-        for number, line in enumerate(stream):
-            yield line.decode("utf-8-sig" if number == 0 else "utf-8", "surrogateescape")
+        for line in stream:
+            yield line.decode("utf-8", "surrogateescape")
+
+
+def _zstd_lines(file: Path) -> Iterator[str]:
+    try:
+        lines: Iterable[str] = pl.read_lines(_literal(file)).to_series()
+    except pl.exceptions.ComputeError as error:
+        if "utf8" not in str(error):
+            raise
+        how: Any = {"separator": "\x01", "quote_char": None, "encoding": "utf8-lossy", "schema": {"line": pl.String}}
+        lossy = pl.scan_csv(_literal(file), has_header=False, **how).collect().to_series()
+        lines = (line.replace("\ufffd", "\udcff") for line in lossy.fill_null(""))
+    yield from (line + "\n" for line in lines)
+
+
+def _noted(lines: Iterator[str], record: list[str]) -> Iterator[str]:
+    for line in lines:
+        record.append(line)
+        yield line
+
+
+def _fault(values: list[str], text: str, count: int) -> str | None:
+    """What is wrong with a row of a separated file."""
+    if _undecoded(text):
+        return "it is not UTF-8 text"
+    if any('"' in value and value.replace('"', '""') not in text for value in values):
+        return "its quotes are not closed or misplaced (one stands inside a value that is not quoted)"
+    if len(values) != count:
+        return f"it has {len(values)} values instead of {count}"
+    return None
+
+
+def _undecoded(text: str) -> bool:
+    return any("\udc80" <= sign <= "\udcff" for sign in text)
 
 
 def _json_row(number: int, line: str, *, strict: bool) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_constant=_no_constant)
     except ValueError as error:
         if not strict:
             return {}
-        raise _BadLine(number, f"it is not JSON ({error})") from error
+        why = f"{error.msg}, character {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise _BadLine(number, f"it is not JSON of one line ({why})") from error
+    if strict and _undecoded(line):
+        raise _BadLine(number, "it is not UTF-8 text")
     if strict and not isinstance(row, dict):
         raise _BadLine(number, "it is no JSON object with a value for each column")
     return row
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _kind(value: Any, *, quoted: bool) -> int:
     """Index into KINDS; a text counts as the number it spells only where the form does not quote texts."""
     if isinstance(value, str):
         if quoted or not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value):
-            return 2
-        return 0 if re.fullmatch(r"[+-]?\d+", value) else 1
-    return 2 if isinstance(value, bool | list | dict) else 1 if isinstance(value, float) else 0
+            return TEXT
+        if not re.fullmatch(r"[+-]?\d+", value):
+            return NUMBER
+    elif isinstance(value, float):
+        return NUMBER
+    return WHOLE if -(2**63) <= float(str(value)) < 2**63 else LARGE
 
 
 def _list(names: list[str]) -> str:
-    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    shown = [name if name.isprintable() else repr(name) for name in names[:20]]
+    return ", ".join(shown) + (", ..." if len(names) > 20 else "")

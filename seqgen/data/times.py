@@ -25,23 +25,26 @@ def microseconds(times: pl.Series, unit: str | None, place: Place) -> tuple[pl.S
         place: File and line of a row, for messages.
 
     Raises:
-        UserError: A timestamp is no date, negative, or lies past the year 2100 in its unit.
+        UserError: A timestamp is no date, negative, or lies past the year 2100 in its unit; dates are given a unit.
     """
     if times.dtype == pl.String:
         times = _dates(times, place)
     if times.dtype.is_temporal():
-        if times.dtype == pl.Time or times.dtype == pl.Duration:
-            raise UserError(f"{place(0)}: the timestamp is a {str(times.dtype).lower()} without a day; give dates.")
-        moments = times.cast(pl.Datetime("us")).cast(pl.Int64)
-        _check_range(moments, 10**6, "date", place)
-        return moments, "date"
+        if unit is not None:
+            raise UserError(f"data.time_unit={unit} has no effect on dates, as {place(0)} holds; leave it null.")
+        return _moments(times, place), "date"
     if not times.dtype.is_numeric():
         raise UserError(f"{place(0)}: the timestamp is of type {str(times.dtype).lower()}; give numbers or dates.")
-    if times.dtype.is_float() and not times.is_finite().all():
-        raise UserError(f"{place(int((~times.is_finite()).arg_max() or 0))}: the timestamp is no number; mend it.")
+    if isinstance(times.dtype, pl.Decimal):
+        times = times.cast(pl.Float64 if times.dtype.scale else pl.Int128)
+    if times.dtype.is_float():
+        times = times.cast(pl.Float64)  # in 32 bits the factor below moves them by minutes
+        if not times.is_finite().all():
+            raise UserError(f"{place(int((~times.is_finite()).arg_max() or 0))}: the timestamp is no number; mend it.")
     unit = unit or _inferred(times, place)
     if unit == "order":
-        if times.dtype.is_float() and not (times == times.round()).all():
+        fractions = times.dtype.is_float() and not (times == times.round()).all()
+        if fractions or not -(2**63) <= times[times.arg_min() or 0] <= times[times.arg_max() or 0] < 2**63:
             times = times.rank("dense")
         return times.cast(pl.Int64), unit
     _check_range(times, PER_SECOND[unit], unit, place)
@@ -52,19 +55,38 @@ def microseconds(times: pl.Series, unit: str | None, place: Place) -> tuple[pl.S
 
 
 def _dates(times: pl.Series, place: Place) -> pl.Series:
+    """Text as dates of the form of the first one."""
+    number = times.cast(pl.Float64, strict=False).is_finite().fill_null(False)
+    if number.all():
+        raise UserError(
+            f"{place(0)}: the timestamp {times[0]!r} is a number written as text, there or further down; "
+            "write numbers without quotes."
+        )
+    if number[0]:  # polars reads a column as text for one text among its first rows
+        bad = int((~number).arg_max() or 0)
+        raise UserError(
+            f"{place(bad)}: the timestamp {times[bad][:60]!r} is no number, while {times[0]!r} at {place(0)} is one; "
+            "mend it."
+        )
     try:
         dates = times.str.to_datetime(strict=False)
-    except pl.exceptions.PolarsError as error:  # not even the first gives a format
-        raise UserError(
-            f"{place(0)}: the timestamp {times[0]!r} does not read as a date; write it as 2024-01-31 13:45:00, "
-            "or as a number."
-        ) from error
+    except pl.exceptions.PolarsError:  # not even the first gives a format
+        dates = pl.Series([None], dtype=pl.Datetime)
     if dates.null_count():
         bad = int(dates.is_null().arg_max() or 0)
-        raise UserError(
-            f"{place(bad)}: the timestamp {times[bad]!r} does not read as a date of the form of {times[0]!r}; mend it."
-        )
+        form = f" of the form of {times[0]!r}; mend it" if bad else "; write it as 2024-01-31 13:45:00, or as a number"
+        raise UserError(f"{place(bad)}: the timestamp {times[bad][:60]!r} does not read as a date{form}.")
     return dates
+
+
+def _moments(dates: pl.Series, place: Place) -> pl.Series:
+    """Dates as microseconds since 1970; polars would wrap around, or panic, at those far outside."""
+    if not isinstance(dates.dtype, pl.Date | pl.Datetime):
+        raise UserError(f"{place(0)}: the timestamp is a {str(dates.dtype).lower()} without a day; give dates.")
+    per_second = PER_SECOND[dates.dtype.time_unit] if isinstance(dates.dtype, pl.Datetime) else 1 / 86_400
+    counts = dates.to_physical().cast(pl.Int64)
+    _check_range(counts, per_second, "date", place)
+    return counts * round(10**6 / per_second) if per_second < 10**9 else counts // 1000
 
 
 def _inferred(times: pl.Series, place: Place) -> str:
@@ -88,29 +110,32 @@ def _inferred(times: pl.Series, place: Place) -> str:
     )
 
 
-def _check_range(times: pl.Series, per_second: int, unit: str, place: Place) -> None:
+def _check_range(times: pl.Series, per_second: float, unit: str, place: Place) -> None:
+    def shown(value: float) -> str:
+        try:
+            return day(int(value / per_second * 10**6)) if unit == "date" else str(value)
+        except OverflowError:  # a year of five digits
+            return str(value)
+
     low, high = int(times.arg_min() or 0), int(times.arg_max() or 0)
     if times[low] < 0:
-        raise UserError(f"{place(low)}: the timestamp {_shown(times[low], unit)} is before 1970; mend it.")
+        raise UserError(f"{place(low)}: the timestamp {shown(times[low])} is before 1970; mend it.")
     if times[high] >= LATEST * per_second:
         fits = [u for u, p in PER_SECOND.items() if EARLIEST * p <= times[high] < LATEST * p and unit != "date"]
         hint = f"; perhaps they are {NAMES[fits[0]]} (data.time_unit={fits[0]})" if fits else "; mend it"
         read = f" read as {NAMES[unit]}" if unit in NAMES else ""
-        raise UserError(f"{place(high)}: the timestamp {_shown(times[high], unit)}{read} is past the year 2100{hint}.")
-
-
-def _shown(value: float, unit: str) -> str:
-    if unit != "date":
-        return str(value)
-    try:
-        return str(day(int(value)))
-    except OverflowError:
-        return str(value)
+        raise UserError(f"{place(high)}: the timestamp {shown(times[high])}{read} is past the year 2100{hint}.")
 
 
 def day(moment: int) -> str:
     """The day of a moment in microseconds since 1970."""
     return (EPOCH + timedelta(microseconds=moment)).date().isoformat()
+
+
+def moment(microseconds: int) -> str:
+    """A moment in microseconds since 1970, as exact as it is: a day where it is midnight."""
+    exact = (EPOCH + timedelta(microseconds=microseconds)).replace(tzinfo=None)
+    return exact.isoformat().removesuffix("T00:00:00")
 
 
 def spell(unit: str, moments: np.ndarray) -> str:

@@ -102,7 +102,7 @@ def test_resume_continues_with_the_same_batches(make, tmp_path):
     assert first.given + rest.given == whole.given
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_processes_share_a_batch(make, world):
     data = make()
     cases = leave_one_out(data.sequences, held_out=2)
