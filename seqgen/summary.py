@@ -72,6 +72,10 @@ def print_summary(record: RunRecord) -> None:
     for name, value in metrics.items():
         if "@" not in name:
             table.add_row(f"{split}/{name}", f"{value:.4f}")
+    data = content["data"]
+    table.add_row(f"{split} cases ({data['split']})", f"{data[f'{split}_cases']:,}")
+    left_out = ", left out" if data["cold_targets"] == "exclude" else ""
+    table.add_row(f"cold targets{left_out}", f"{data[f'{split}_cold_targets']:,}")
     timing, memory = content["timing"], content["peak_memory_mb"]
     table.add_section()
     if content["best_epoch"] is not None:

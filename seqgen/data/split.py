@@ -192,7 +192,7 @@ def _period_cases(start: Tensor, begin: Tensor, end: Tensor, target: Target) -> 
 
 def without_cold_targets(split: Split, values: Tensor, *, exclude: bool) -> Split:
     """Count, and leave out where asked, the cases whose target never occurs in training."""
-    facts, parts = dict(split.facts), {}
+    facts, parts = {**split.facts, "cold_targets": "exclude" if exclude else "keep"}, {}
     for name in ("val", "test"):
         cases: Cases = getattr(split, name)
         cold = split.item_counts[values[cases.stop].long()] == 0
