@@ -31,7 +31,7 @@ RUN_KEYS: dict[str, Any] = {
     "print_config": bool,
 }
 # Groups that build nothing by themselves: something else must refer to them, or they have no effect.
-REFERRED_GROUPS = ("attention", "loss", "optimizer", "scheduler")
+REFERRED_GROUPS = ("diffusion", "attention", "loss", "optimizer", "scheduler")
 GROUPS = ("data", *REFERRED_GROUPS, "model", "trainer", "callbacks", "logger")
 
 

@@ -31,12 +31,20 @@ NORM_EPS = 1e-12
 class SequenceEmbedding(nn.Module):
     """Item embedding plus learned position embedding, with dropout.
 
-    Positions count from the newest item (0), so padding never changes them. Items are scaled by sqrt(D), positions are
-    not (SASRec's and MQSA-TED's code). Row 0 of the item table is padding: zero, and never trained.
+    Positions count from the newest item (0), so padding never changes them. Items are multiplied by `scale`, positions
+    are not: sqrt(D) unless given (SASRec's and MQSA-TED's code). Row 0 of the item table is padding: zero, and never
+    trained.
     """
 
     def __init__(
-        self, *, num_items: int, hidden_dim: int, max_len: int, dropout: float, init_std: float = 0.01
+        self,
+        *,
+        num_items: int,
+        hidden_dim: int,
+        max_len: int,
+        dropout: float,
+        init_std: float = 0.01,
+        scale: float | None = None,
     ) -> None:
         super().__init__()
         check_probability("model.dropout", dropout)
@@ -44,7 +52,8 @@ class SequenceEmbedding(nn.Module):
         self.position = nn.Embedding(max_len, hidden_dim)
         nn.init.normal_(self.item.weight[1:], std=init_std)
         nn.init.normal_(self.position.weight, std=init_std)
-        self.dropout, self.scale = nn.Dropout(dropout), hidden_dim**0.5
+        self.dropout = nn.Dropout(dropout)
+        self.scale = hidden_dim**0.5 if scale is None else scale
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         """Items (b, l), lengths (b,) -> (b, l, D)."""

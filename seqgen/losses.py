@@ -7,6 +7,7 @@ divided by `batch.normalizer`. Row 0 of the table is padding and no class of any
 (`_partial_: true`).
 """
 
+import math
 from typing import Any
 
 import torch
@@ -145,3 +146,83 @@ class _WeightedLogSumExp(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_hidden, grad_table = ctx.saved_tensors
         return grad * grad_hidden, grad * grad_table, None
+
+
+def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """InfoNCE (NT-Xent) of paired rows: each of the 2N rows against all others, its partner being the right one.
+
+    loss = mean over i of [ log sum_{j != i} exp(z_i . z_j / tau) - z_i . z_pair(i) / tau ],  z = rows of length 1
+
+    (Chen et al., SimCLR, ICML 2020, equation 1.) The 2N x 2N similarities are never held as a whole: gradients are made
+    chunk by chunk in the forward pass.
+
+    Args:
+        first: K independent sets of N rows, (K, N, D).
+        second: Their partners, (K, N, D).
+        temperature: tau.
+
+    Returns:
+        (K,)
+    """
+    rows = F.normalize(full_precision(torch.cat([first, second], dim=1)), dim=-1) / temperature**0.5
+    loss: Tensor = _InfoNCE.apply(rows)
+    return loss
+
+
+def fourier_info_nce(first: Tensor, second: Tensor, temperature: float, features: int) -> Tensor:
+    """`info_nce` with its denominator estimated from random Fourier features: time and memory grow with N, not N^2.
+
+    exp(u . v / tau) = exp(1 / tau) E[cos(w . (u - v))] for rows of length 1 and w ~ N(0, 1 / tau) (Rahimi and Recht,
+    NeurIPS 2007), so the sum over all v is one product with the sum of their features. The self term is known, and
+    taken out. The estimate is unbiased for the sum, not for its logarithm, and its spread grows as tau falls: at 0.5 a
+    few hundred directions do, at 0.1 no number does.
+
+    Args:
+        first: K independent sets of N rows, (K, N, D).
+        second: Their partners, (K, N, D).
+        temperature: tau.
+        features: Random directions, drawn anew at each call.
+
+    Returns:
+        (K,)
+    """
+    first, second = (F.normalize(full_precision(x), dim=-1) for x in (first, second))
+    rows = torch.cat([first, second], dim=1)
+    angle = rows @ (torch.randn(rows.shape[-1], features, device=rows.device, dtype=rows.dtype) / temperature**0.5)
+    waves = torch.cat([angle.cos(), angle.sin()], dim=-1)  # (K, 2N, 2 features)
+    others = torch.einsum("knf,kf->kn", waves, waves.sum(1)) / features - 1.0
+    # Below what the least similar rows could sum up to, the estimate is noise.
+    least = (others.shape[1] - 1) * math.exp(-2.0 / temperature)
+    return (others.clamp(min=least).log() + 1.0 / temperature).mean(1) - (first * second).sum(-1).mean(1) / temperature
+
+
+class _InfoNCE(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        count, half = rows.shape[1], rows.shape[1] // 2
+        budget = CHUNK_CPU if rows.device.type == "cpu" else CHUNK_GPU
+        size = max(LEAST_ROWS, budget // count)
+        partner = rows.roll(half, 1)
+        losses, grads = [], torch.empty_like(rows)
+        with torch.autocast(rows.device.type, enabled=False):
+            for z, pair, grad in zip(rows, partner, grads, strict=True):
+                torch.mul(pair, -2.0, out=grad)
+                total = -(z * pair).sum()
+                for start in range(0, count, size):
+                    chunk = slice(start, start + size)
+                    logits = z[chunk] @ z.T
+                    logits.diagonal(start).fill_(float("-inf"))
+                    largest = logits.amax(dim=1)
+                    probability = torch.softmax(logits, dim=1, out=logits)
+                    total += (largest - probability.amax(dim=1).log()).sum()
+                    grad[chunk].addmm_(probability, z)
+                    grad.addmm_(probability.T, z[chunk])
+                losses.append(total / count)
+        ctx.save_for_backward(grads.div_(count))
+        return torch.stack(losses)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (grads,) = ctx.saved_tensors
+        return grad[:, None, None] * grads

@@ -51,7 +51,8 @@ def test_every_key_fits_the_signature_it_feeds(
         monkeypatch.setenv("WANDB_MODE", "offline")
     if option in ("custom", "amazon_2018", "amazon_2023"):  # data.path and data.source.category are the user's
         monkeypatch.setattr(config.OmegaConf, "missing_keys", lambda _: set())
-    pairing = {"attention": ["model=sasrec"], "loss": ["model=sasrec"], "optimizer": ["model=sasrec"]}.get(group, [])
+    needs = {"diffusion": "cddrec", "attention": "sasrec", "loss": "sasrec", "optimizer": "sasrec"}
+    pairing = [f"model={needs[group]}"] if group in needs else []
     check(compose(tmp_path, f"{group}={option}", *pairing))
 
 

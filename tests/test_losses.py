@@ -227,3 +227,42 @@ def test_cross_entropy_never_holds_positions_times_items(monkeypatch: pytest.Mon
     with Largest() as largest:
         losses.cross_entropy(hidden, table, torch.randint(1, items + 1, (positions,)), batch).backward()
     assert largest.elements <= 5_000
+
+
+def plain_info_nce(first, second, temperature):
+    losses = []
+    for x, y in zip(first, second, strict=True):
+        z = torch.nn.functional.normalize(torch.cat([x, y]), dim=1)
+        n, similar = len(x), z @ z.T / temperature
+        rows = [similar[i][torch.arange(2 * n) != i].logsumexp(0) - similar[i, (i + n) % (2 * n)] for i in range(2 * n)]
+        losses.append(torch.stack(rows).mean())
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("chunk", [1, 2**20])
+def test_info_nce_and_its_gradients_against_the_plain_formula(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr("seqgen.losses.CHUNK_CPU", chunk)
+    torch.manual_seed(0)
+    first, second = (torch.randn(3, 70, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weights = torch.tensor([0.3, 2.0, -1.0], dtype=torch.float64)
+    found, wanted = losses.info_nce(first, second, 0.1), plain_info_nce(first, second, 0.1)
+    torch.testing.assert_close(found, wanted)
+    for ours, theirs in zip(
+        torch.autograd.grad((weights * found).sum(), (first, second)),
+        torch.autograd.grad((weights * wanted).sum(), (first, second)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_fourier_info_nce_comes_close_to_the_exact_one() -> None:
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 300, 32), torch.randn(2, 300, 32)
+    exact = losses.info_nce(first, second, 0.5)
+    estimates = torch.stack([losses.fourier_info_nce(first, second, 0.5, 1024) for _ in range(20)])
+    torch.testing.assert_close(estimates.mean(0), exact, rtol=0.01, atol=0.0)
+    spread = [
+        torch.stack([losses.fourier_info_nce(first, second, 0.5, features) for _ in range(20)]).std()
+        for features in (64, 4096)
+    ]
+    assert spread[0] > 3 * spread[1]

@@ -30,12 +30,25 @@ DATA = ("data.source.min_length=5", "data.source.max_length=16", "data.max_len=1
 WANTED = {"model": {"hidden_dim": 16, "num_layers": 2, "dropout": 0.3}, "attention": {"num_heads": 2, "dropout": 0.2}}
 
 
+# Settings of one model that change its network or its prediction: held to the same properties.
+VARIANTS = [
+    *(("cddrec", "softmax", f"diffusion={name}") for name in ("scaled_linear", "cosine", "sqrt", "sigmoid")),
+    ("cddrec", "softmax", "model.inference.steps=5", "model.steps_per_batch=null"),
+    ("cddrec", "softmax", "model.inference.noise=true", "model.inference.samples=3", "model.inference.steps=2"),
+    ("cddrec", "softmax", "model.augmentations=[crop,mask,reorder]", "model.augmented_weight=1.0"),
+    ("cddrec", "softmax", "model.cross_divergence=kl", "model.contrast=fourier", "model.temperature=0.5"),
+]
+Pair = tuple[str, ...]
+
+
 def options(group: str) -> list[str]:
     return sorted(path.stem for path in Path(config.CONFIG_DIR, group).glob("*.yaml"))
 
 
-def composed(model: str, attention: str, folder: Path | str) -> DictConfig:
-    cfg = config.compose([f"model={model}", f"attention={attention}", *TINY, *DATA, *QUIET], output_dir=folder)
+def composed(pair: Pair, folder: Path | str) -> DictConfig:
+    model, attention, *more = pair
+    overrides = [f"model={model}", f"attention={attention}", *TINY, *DATA, *QUIET, *more]
+    cfg = config.compose(overrides, output_dir=folder)
     for group, wanted in WANTED.items():
         for key, value in wanted.items():
             if cfg[group] is not None and key in cfg[group]:
@@ -44,11 +57,11 @@ def composed(model: str, attention: str, folder: Path | str) -> DictConfig:
 
 
 @cache
-def pairs() -> dict[tuple[str, str], type[SequentialRecommender] | str]:
+def pairs() -> dict[Pair, type[SequentialRecommender] | str]:
     """Of every pair the class of its model, or the sentence that refuses it."""
-    found: dict[tuple[str, str], type[SequentialRecommender] | str] = {}
-    for pair in product(options("model"), options("attention")):
-        cfg = composed(*pair, "unused")
+    found: dict[Pair, type[SequentialRecommender] | str] = {}
+    for pair in [*product(options("model"), options("attention")), *VARIANTS]:
+        cfg = composed(pair, "unused")
         try:
             check(cfg)
             found[pair] = get_class(cfg.model._target_)
@@ -70,8 +83,8 @@ TRAINED = of(lambda kind: kind.trainable)
 class Case:
     """One pair: its configuration and data; models of it, built anew."""
 
-    def __init__(self, model: str, attention: str, folder: Path) -> None:
-        self.cfg = composed(model, attention, folder)
+    def __init__(self, pair: Pair, folder: Path) -> None:
+        self.cfg = composed(pair, folder)
         self.cfg.paths.cache_dir = str(folder / "cache")
         self.data = config.build(self.cfg, "data")
         self.train = next(iter(self.data.train_dataloader()))
@@ -95,13 +108,13 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def case_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, str]], Case]:
+def case_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Pair], Case]:
     folder = tmp_path_factory.mktemp("properties")
-    return cache(lambda pair: Case(*pair, folder))
+    return cache(lambda pair: Case(pair, folder))
 
 
 @pytest.fixture
-def case(pair: tuple[str, str], case_of: Callable[[tuple[str, str]], Case]) -> Case:
+def case(pair: Pair, case_of: Callable[[Pair], Case]) -> Case:
     return case_of(pair)
 
 
@@ -125,12 +138,12 @@ def close(found: Any, wanted: Any) -> None:
 
 def test_every_option_is_in_a_pair() -> None:
     possible = [param.values[0] for param in ALL]
-    assert sorted({model for model, _ in possible}) == options("model")
-    assert sorted({attention for _, attention in possible}) == options("attention")
+    assert sorted({model for model, *_ in possible}) == options("model")
+    assert sorted({attention for _, attention, *_ in possible}) == options("attention")
 
 
 def test_an_impossible_pair_is_refused_in_a_sentence_that_helps() -> None:
-    for (model, _), sentence in pairs().items():
+    for (model, *_), sentence in pairs().items():
         if isinstance(sentence, str):
             assert "choose" in sentence, model
 

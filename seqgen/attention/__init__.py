@@ -79,7 +79,7 @@ def glorot_linear(in_features: int, out_features: int) -> nn.Linear:
     return linear
 
 
-def check_heads(num_heads: int, hidden_dim: int) -> None:
+def check_heads(num_heads: int, hidden_dim: int, key: str = "attention.num_heads") -> None:
     """Refuse a number of heads that does not divide the width.
 
     Raises:
@@ -87,9 +87,7 @@ def check_heads(num_heads: int, hidden_dim: int) -> None:
     """
     if num_heads < 1 or hidden_dim % num_heads:
         fitting = ", ".join(str(n) for n in range(1, min(hidden_dim, 16) + 1) if hidden_dim % n == 0)
-        raise UserError(
-            f"attention.num_heads={num_heads} does not divide model.hidden_dim={hidden_dim}; use one of {fitting}."
-        )
+        raise UserError(f"{key}={num_heads} does not divide model.hidden_dim={hidden_dim}; use one of {fitting}.")
 
 
 def check_probability(name: str, value: float) -> None:

@@ -241,8 +241,9 @@ def _name(model: SequentialRecommender) -> str:
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     differing = []
-    for group in ("attention", "model"):
+    for group in ("diffusion", "attention", "model"):
         a, b = (flatten(config.get(group), group) for config in (theirs, ours))
         differing += [f"{key}={a.get(key)}" for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
-    own = [text for text in differing if not text.startswith("model.attention.")]  # model.attention repeats attention
+    repeated = ("model.attention.", "model.diffusion.")  # resolved copies of the groups
+    own = [text for text in differing if not text.startswith(repeated)]
     return f", trained with {', '.join(own)}" if own else ""

@@ -1,0 +1,411 @@
+"""CDDRec: conditional denoising diffusion for sequential recommendation.
+
+Wang, Liu, Yang, Yu, "Conditional Denoising Diffusion for Sequential Recommendation", PAKDD 2024, arXiv 2304.11433.
+
+- Sequence encoder: items (b, l) -> context c (b, l, D), causal, with any attention.
+- Cross-attentive denoising decoder (equation 9): mu_t = f(c, t), one vector per position and step t = 1..T. It is
+  conditioned on the sequence and on the step, not on x_t: the steps are heads of one context, not a chain.
+- Step-wise diffuser: prediction xhat_t = mu_t + sigma_t noise with the posterior's variance (equation 10); noisy target
+  x_t ~ q(x_t | E[next item]) (equation 11).
+- Objective (equation 16): sum over t of 1/t [L_cd + lambda (L_in + L_cross)]: cross-divergence against the noisy target
+  and a negative item (13), in-view contrast of xhat_t with x_t (14), cross-view contrast of xhat_t with the prediction
+  from an augmented view of the sequence (15).
+- Inference: the direct prediction at t = 1, by cosine with the items.
+
+Where we leave the reference code (github.com/YuWang-1024/CDDRec):
+
+- Its decoder runs self-attention across the users of a batch, so a recommendation depends on who else is in the batch;
+  ours attends to the user's own past, with the step in the query, as the paper has it.
+- All T steps share one context and are decoded in one call; `steps_per_batch` draws some of them, unbiased.
+- Its contrast covers padding and leaves the self term in the denominator; ours covers real positions only.
+- Its second cross-divergence, of the augmented view, weighs positions by item id; ours (`augmented_weight`) does not.
+- It adds noise at test time and ranks seen items at score 0; ours is deterministic unless `inference.noise` is on, and
+  seen items are out. Padding and the mask token are neither candidates nor negatives here.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqgen.attention import Aux, Branches, SequenceMask, check_heads, check_probability, merge_heads, split_heads
+from seqgen.data.augment import View, crop, mask, reorder
+from seqgen.data.catalog import Catalog, ragged
+from seqgen.data.sequences import Group, SequenceBatch
+from seqgen.diffusion.process import Diffusion
+from seqgen.errors import UserError
+from seqgen.layers import Activation, Encoder, Norm, SequenceEmbedding
+from seqgen.losses import fourier_info_nce, full_precision, info_nce, sample_negatives
+from seqgen.model.base import MakeOptimizer, MakeScheduler, SequentialRecommender
+
+Divergence = Literal["bce", "kl"]
+Contrast = Literal["exact", "fourier"]
+Augmentation = Literal["crop", "mask", "reorder"]
+INIT_STD = 0.02  # of every embedding and dense layer, as in the reference code
+
+
+class Inference(TypedDict):
+    """How a fitted model predicts.
+
+    steps: The first so many steps, averaged with the weights 1/t they have in training; 1 is the paper's.
+    samples: Draws of the noise, averaged; only with `noise`.
+    noise: Add the noise of each step, drawn once and the same for all users and runs.
+    """
+
+    steps: int
+    samples: int
+    noise: bool
+
+
+class _Decoded(NamedTuple):
+    """Predictions for a group.
+
+    Attributes:
+        mean: mu at its real positions, (K, n, D).
+        augmented: mu at the real positions of its augmented view, (K, m, D).
+        partner: The target of the batch that each position of the view stands for, (m,).
+    """
+
+    mean: Tensor
+    augmented: Tensor | None
+    partner: Tensor | None
+
+
+class StepDecoder(nn.Module):
+    """Cross-attention of each position and step to the user's own past, and a feed-forward network (post-norm).
+
+    Args:
+        num_steps: T.
+        hidden_dim: Width D.
+        num_heads: Heads of the attention.
+        ffn_dim: Inner width of the feed-forward network.
+        dropout: Of the attention weights, of both residuals and inside the feed-forward network.
+    """
+
+    def __init__(self, *, num_steps: int, hidden_dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+        super().__init__()
+        check_heads(num_heads, hidden_dim, key="model.decoder_heads")
+        check_probability("model.decoder_dropout", dropout)
+        self.num_heads = num_heads
+        self.step = nn.Embedding(num_steps, hidden_dim)  # row t - 1 is step t
+        self.query, self.key, self.value, self.merge = (nn.Linear(hidden_dim, hidden_dim) for _ in range(4))
+        self.inner, self.outer = nn.Linear(hidden_dim, ffn_dim), nn.Linear(ffn_dim, hidden_dim)
+        self.norm_attention, self.norm_ffn = nn.LayerNorm(hidden_dim), nn.LayerNorm(hidden_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, context: Tensor, past: SequenceMask, steps: Tensor) -> Tensor:
+        """Context (b, l, D), steps (K,) of 1..T -> (K, b, r, D), for the query rows of the mask."""
+        rows, step = past.query_rows(context), self.step(steps - 1)
+        count, (batch, length, _) = len(steps), rows.shape
+        stream = rows + step[:, None, None]  # (K, b, r, D)
+        # The query is linear: rows and steps are projected once each, not once a pair. Steps then lie beside rows.
+        query = self.query(rows) + F.linear(step, self.query.weight)[:, None, None]
+        query = split_heads(query.transpose(0, 1).reshape(batch, count * length, -1), self.num_heads)
+        key, value = split_heads(self.key(context), self.num_heads), split_heads(self.value(context), self.num_heads)
+        allowed = past.allowed.repeat(1, 1, count, 1)
+        dropout = self.dropout.p if self.training else 0.0
+        attended = merge_heads(F.scaled_dot_product_attention(query, key, value, allowed, dropout))
+        attended = attended.unflatten(1, (count, length)).transpose(0, 1)
+        y = self.norm_attention(stream + self.dropout(self.merge(attended)))
+        return self.norm_ffn(y + self.dropout(self.outer(self.dropout(F.gelu(self.inner(y))))))
+
+
+class CDDRec(SequentialRecommender):
+    """Conditional denoising diffusion over the next item's embedding.
+
+    Args:
+        catalog: The items.
+        max_len: Number of newest items read.
+        attention: The encoder's mechanism, as branches.
+        diffusion: The process of the targets; its number of steps is the decoder's.
+        hidden_dim: Width D.
+        num_layers: Blocks of the encoder.
+        ffn_dim: Inner width of the encoder's feed-forward network.
+        activation: relu, gelu or silu, in the encoder.
+        norm: Placement of the encoder's normalisations; `post` is the paper's.
+        dropout: Of the embedding and the encoder's residuals.
+        decoder_heads: Heads of the decoder.
+        decoder_ffn_dim: Inner width of the decoder's feed-forward network.
+        decoder_dropout: Dropout of the decoder.
+        steps_per_batch: Steps drawn for a batch with the probability of their weights; None takes all T.
+        noisy_targets: The positive of a step is the target noised as far; off, it is the clean one.
+        cross_divergence: `bce` on dot products, as the reference code, or `kl` between the two Gaussians, as the paper.
+        contrast: Denominator of the contrastive losses: `exact`, or `fourier` (random features, as the reference code).
+        contrast_weight: lambda.
+        temperature: tau of the contrast.
+        fourier_features: Number of random directions.
+        augmentations: Of the augmented view, one drawn for each row: crop, mask, reorder; none leaves the view out.
+        crop_ratio: Share of a row that is kept.
+        mask_ratio: Share of a row that is masked.
+        reorder_ratio: Share of a row that is shuffled.
+        augmented_weight: Weight of the cross-divergence of the augmented view, which only the reference code has.
+        inference: How a fitted model predicts.
+        optimizer: Makes the optimiser.
+        scheduler: Makes the learning-rate schedule.
+        metrics_k: List lengths of the metrics.
+
+    Raises:
+        UserError: A setting is out of its range.
+    """
+
+    noise: Tensor
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        max_len: int,
+        attention: Branches,
+        diffusion: Diffusion,
+        hidden_dim: int,
+        num_layers: int,
+        ffn_dim: int,
+        activation: Activation,
+        norm: Norm,
+        dropout: float,
+        decoder_heads: int,
+        decoder_ffn_dim: int,
+        decoder_dropout: float,
+        steps_per_batch: int | None,
+        noisy_targets: bool,
+        cross_divergence: Divergence,
+        contrast: Contrast,
+        contrast_weight: float,
+        temperature: float,
+        fourier_features: int,
+        augmentations: list[Augmentation],
+        crop_ratio: float,
+        mask_ratio: float,
+        reorder_ratio: float,
+        augmented_weight: float,
+        inference: Inference,
+        optimizer: MakeOptimizer,
+        scheduler: MakeScheduler | None,
+        metrics_k: Sequence[int],
+    ) -> None:
+        super().__init__(catalog=catalog, metrics_k=metrics_k, optimizer=optimizer, scheduler=scheduler)
+        _check(locals())
+        self.encoder = Encoder(
+            attention,
+            hidden_dim=hidden_dim,
+            num_layers=num_layers,
+            ffn_dim=ffn_dim,
+            activation=activation,
+            norm=norm,
+            dropout=dropout,
+            max_len=max_len,
+        )
+        self.mask_token = catalog.num_items + 1  # its row is there only where something is masked
+        self.embedding = SequenceEmbedding(
+            num_items=catalog.num_items + ("mask" in augmentations),
+            hidden_dim=hidden_dim,
+            max_len=max_len,
+            dropout=dropout,
+            init_std=INIT_STD,
+            scale=1.0,
+        )
+        self.norm_input = nn.LayerNorm(hidden_dim)
+        self.decoder = StepDecoder(
+            num_steps=diffusion.num_steps,
+            hidden_dim=hidden_dim,
+            num_heads=decoder_heads,
+            ffn_dim=decoder_ffn_dim,
+            dropout=decoder_dropout,
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=INIT_STD)
+                nn.init.zeros_(module.bias)
+        self.diffusion, self.steps_per_batch, self.noisy_targets = diffusion, steps_per_batch, noisy_targets
+        self.cross_divergence, self.augmented_weight = cross_divergence, augmented_weight
+        self.contrast, self.contrast_weight = contrast, contrast_weight
+        self.temperature, self.fourier_features = temperature, fourier_features
+        self.ratios = {"crop": crop_ratio, "mask": mask_ratio, "reorder": reorder_ratio}
+        self.augmentations = augmentations
+        self.inference = inference
+        # The same in every run and no part of a checkpoint, which can so be tested with and without it.
+        shape = (inference["samples"], inference["steps"], hidden_dim)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).mean(0)
+        self.register_buffer("noise", noise * inference["noise"], persistent=False)
+
+    # From a sequence to predictions.
+
+    def encode(self, items: Tensor, lengths: Tensor, *, last_only: bool = False) -> tuple[Tensor, Aux]:
+        """Items (b, l), lengths (b,) -> the prediction xhat (b, l, D) or (b, D), averaged over `inference.steps`."""
+        context, aux = self._context(items, lengths)
+        steps = torch.arange(1, self.inference["steps"] + 1, device=items.device)
+        mean = self.decoder(context, SequenceMask(lengths, items.shape[1], last=last_only), steps)
+        weights = (1 / steps).to(mean.dtype)
+        drawn = mean + (self.deviation(steps)[:, None] * self.noise).to(mean.dtype)[:, None, None]
+        prediction = torch.einsum("k,kbrd->brd", weights / weights.sum(), drawn)
+        return prediction[:, 0] if last_only else prediction, aux
+
+    def _context(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Aux]:
+        embedded = self.norm_input(self.embedding(items, lengths))
+        return self.encoder(embedded, lengths, progress=self.progress)
+
+    @property
+    def item_vectors(self) -> Tensor:
+        """Item embeddings of length 1, (I + 1, D): the ranking is by cosine; the mask token is no candidate."""
+        return F.normalize(self.embedding.item.weight[: self.mask_token], dim=-1)
+
+    def deviation(self, steps: Tensor) -> Tensor:
+        """sigma_t of the posterior, (K,); step 1, whose posterior has none, takes that of step 2, as the code does."""
+        steps = steps.clamp(min=min(2, self.diffusion.num_steps))
+        return self.diffusion.posterior_variance(steps, steps - 1).sqrt().float()
+
+    # The objective.
+
+    def draw_steps(self) -> tuple[Tensor, Tensor]:
+        """Steps of a batch and their weights, both (K,): the weighted sum over them is sum_t 1/t L_t in expectation."""
+        steps = torch.arange(1, self.diffusion.num_steps + 1, device=self.device)
+        weights = 1 / steps.double()
+        if self.steps_per_batch is None:
+            return steps, weights.float()
+        # Evenly spaced points with one random shift: each step comes as often as its weight says, and they spread out.
+        points = torch.arange(self.steps_per_batch, device=self.device) + torch.rand((), device=self.device).double()
+        drawn = torch.searchsorted(weights.cumsum(0) / weights.sum(), points / self.steps_per_batch)
+        each = weights.sum().float() / self.steps_per_batch
+        return drawn.clamp(max=len(steps) - 1) + 1, each.expand(self.steps_per_batch)
+
+    def loss(self, batch: SequenceBatch) -> dict[str, Tensor]:
+        """Cross-divergence, in-view and cross-view contrast, and the auxiliary losses of the attention."""
+        steps, weights = self.draw_steps()
+        decoded: list[_Decoded] = []
+        parts: Aux = {}
+        start = 0
+        for group in batch.groups:
+            one, aux = self._decode(group, steps, start)
+            decoded.append(one)
+            start += len(group.flat_index)
+            share = len(group.flat_index) / batch.normalizer
+            for name, (value, weight) in aux.items():
+                parts[name] = (share * value + (parts[name][0] if name in parts else 0.0), weight)
+        table = self.embedding.item.weight
+        negatives = sample_negatives(batch, self.num_items, num_negatives=1, exclude_seen=True)[:, 0]
+        clean = torch.stack([table[batch.targets], table[negatives]])  # (2, N, D)
+        mean = torch.cat([one.mean for one in decoded], dim=1)
+        prediction = self._draw(mean, steps)
+        positive = clean[0].expand_as(mean)
+        if self.noisy_targets:
+            positive = self.diffusion.q_sample(positive, steps, torch.randn_like(mean))
+        scale = weights * len(batch.targets) / batch.normalizer
+
+        divergence = self._divergence(prediction, mean, positive, clean, steps)
+        parts["cross_divergence"] = ((scale * divergence).sum(), 1.0)
+        if self.contrast_weight:
+            parts["in_view"] = ((scale * self._contrast(prediction, positive)).sum(), self.contrast_weight)
+        if self.augmentations:
+            augmented = torch.cat([one.augmented for one in decoded if one.augmented is not None], dim=1)
+            partner = torch.cat([one.partner for one in decoded if one.partner is not None])
+            other = self._draw(augmented, steps)
+            if self.contrast_weight:
+                contrast = self._contrast(prediction[:, partner], other)
+                parts["cross_view"] = ((scale * contrast).sum(), self.contrast_weight)
+            if self.augmented_weight:
+                seen = self._divergence(other, augmented, positive[:, partner], clean[:, partner], steps)
+                parts["augmented"] = ((scale * seen).sum(), self.augmented_weight)
+        return self.weighted(parts)
+
+    def _decode(self, group: Group, steps: Tensor, start: int) -> tuple[_Decoded, Aux]:
+        """Predictions at the real positions of a group, whose first target is the batch's number `start`."""
+        length = group.items.shape[1]
+        context, aux = self._context(group.items, group.lengths)
+        mean = self.decoder(context, SequenceMask(group.lengths, length), steps).flatten(1, 2)[:, group.flat_index]
+        if not self.augmentations:
+            return _Decoded(mean, None, None), aux
+        view = self._view(group.items, group.lengths)
+        context, _ = self._context(view.items, view.lengths)
+        first = torch.arange(len(view.items), device=mean.device)
+        row, place = ragged(first * length, view.lengths)
+        augmented = self.decoder(context, SequenceMask(view.lengths, length), steps).flatten(1, 2)[:, place]
+        # Targets lie row by row: that of a column is its row's first plus the column of the sequence it stands for.
+        before = start + group.lengths.cumsum(0) - group.lengths
+        return _Decoded(mean, augmented, before[row] + view.columns.flatten()[place]), aux
+
+    def _view(self, items: Tensor, lengths: Tensor) -> View:
+        """An augmented view, of a kind drawn for each row."""
+        made = {
+            "crop": lambda: crop(items, lengths, self.ratios["crop"]),
+            "mask": lambda: mask(items, lengths, self.ratios["mask"], self.mask_token),
+            "reorder": lambda: reorder(items, lengths, self.ratios["reorder"]),
+        }
+        views = [made[name]() for name in self.augmentations]
+        row = torch.arange(len(items), device=items.device)
+        kind = torch.randint(len(views), (len(items),), device=items.device)
+        return View(*(torch.stack(parts)[kind, row] for parts in zip(*views, strict=True)))
+
+    def _draw(self, mean: Tensor, steps: Tensor) -> Tensor:
+        return mean + self.deviation(steps)[:, None, None].to(mean.dtype) * torch.randn_like(mean)
+
+    def _divergence(self, prediction: Tensor, mean: Tensor, positive: Tensor, clean: Tensor, steps: Tensor) -> Tensor:
+        """Of each step, (K,); predictions, means and positives (K, N, D), clean targets and negatives (2, N, D)."""
+        if self.cross_divergence == "bce":
+            good = (full_precision(prediction) * positive).sum(-1)
+            bad = (full_precision(prediction) * clean[1]).sum(-1)
+        else:
+            good, bad = (-self.divergence(mean, vectors, steps) for vectors in clean)
+        return (F.softplus(-good) + F.softplus(bad)).mean(1)
+
+    def divergence(self, mean: Tensor, vectors: Tensor, steps: Tensor) -> Tensor:
+        """KL(N(mu_t, sigma_t^2) || q(x_t | vector)) of equation 13, the mean over the dimensions, (K, N).
+
+        The paper's sum over the dimensions would be thousands at the first steps, and its sigmoid without a gradient.
+
+        Args:
+            mean: mu_t, (K, N, D).
+            vectors: (N, D).
+            steps: t, (K,).
+        """
+        signal = self.diffusion.signal(steps)[:, None]
+        ratio = self.deviation(steps)[:, None].double() ** 2 / (1 - signal)
+        distance = (full_precision(mean) - signal.sqrt().float()[..., None] * vectors).square().mean(-1)
+        return 0.5 * (distance / (1 - signal).float() + (ratio - 1 - ratio.log()).float())
+
+    def _contrast(self, first: Tensor, second: Tensor) -> Tensor:
+        if self.contrast == "exact":
+            return info_nce(first, second, self.temperature)
+        return fourier_info_nce(first, second, self.temperature, self.fourier_features)
+
+
+def _check(given: dict[str, Any]) -> None:
+    """Refuse settings out of their range, and those without effect.
+
+    Raises:
+        UserError: Names the key.
+    """
+    inference, last = given["inference"], given["diffusion"].num_steps
+    if unknown := sorted(inference.keys() ^ Inference.__annotations__.keys()):
+        listed = ", ".join(Inference.__annotations__)
+        raise UserError(f"model.inference.{unknown[0]}: give {listed}, and nothing else.")
+    for name, choices in {"cross_divergence": Divergence, "contrast": Contrast}.items():
+        if given[name] not in get_args(choices):
+            raise UserError(f"model.{name}={given[name]} is not one of {', '.join(get_args(choices))}.")
+    for name in given["augmentations"]:
+        if name not in get_args(Augmentation):
+            raise UserError(f"model.augmentations holds {name}; choose among {', '.join(get_args(Augmentation))}.")
+    for name in ("crop_ratio", "mask_ratio", "reorder_ratio"):
+        if not 0 < given[name] <= 1:
+            raise UserError(f"model.{name}={given[name]} must lie in (0, 1].")
+    for name in ("contrast_weight", "augmented_weight"):
+        if given[name] < 0:
+            raise UserError(f"model.{name}={given[name]} must not be negative.")
+    if given["augmentations"] and not (given["contrast_weight"] or given["augmented_weight"]):
+        raise UserError(
+            "model.augmentations has no effect with contrast_weight=0 and augmented_weight=0; set it to []."
+        )
+    if given["augmented_weight"] and not given["augmentations"]:
+        raise UserError("model.augmented_weight has no effect without model.augmentations; set it to 0.")
+    for name in ("temperature", "fourier_features", "decoder_ffn_dim"):
+        if not given[name] > 0:
+            raise UserError(f"model.{name}={given[name]} must be above 0.")
+    for name, value in (("steps_per_batch", given["steps_per_batch"]), ("inference.steps", inference["steps"])):
+        if value is not None and not 1 <= value <= last:
+            raise UserError(f"model.{name}={value} must lie in 1 to diffusion.steps={last}.")
+    if inference["samples"] < 1 or (inference["samples"] > 1 and not inference["noise"]):
+        raise UserError(
+            f"model.inference.samples={inference['samples']} must be 1 where model.inference.noise is false, "
+            "and at least 1 where it is true."
+        )

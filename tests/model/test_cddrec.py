@@ -1,0 +1,235 @@
+"""CDDRec against its equations, written out plainly; what the settings change and what they must not."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import QUIET, TINY
+from torch.distributions import Normal, kl_divergence
+
+from seqgen import config
+from seqgen.errors import UserError
+
+SIZES = ("model.hidden_dim=16", "data.max_len=10", "diffusion.steps=6", "data.source.max_length=16")
+STILL = ("model.decoder_dropout=0", "attention.dropout=0")
+
+
+@pytest.fixture
+def make(tmp_path):
+    def built(*overrides, seed=0):
+        cfg = config.compose(["model=cddrec", *TINY, *QUIET, *SIZES, *overrides], output_dir=tmp_path)
+        data = config.build(cfg, "data")
+        torch.manual_seed(seed)
+        return config.build(cfg, "model", catalog=data.catalog), data
+
+    return built
+
+
+def first_batch(data):
+    return next(iter(data.train_dataloader()))
+
+
+def silent(monkeypatch):
+    """No noise in targets and predictions."""
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+
+
+def test_the_decoder_against_a_loop_over_positions_and_steps(make):
+    model, data = make(*STILL)
+    decoder, group = model.decoder, max(first_batch(data).groups, key=lambda g: g.items.shape[1])
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.normal_(std=0.3)
+    context = torch.randn(*group.items.shape, 16)
+    from seqgen.attention import SequenceMask
+
+    steps = torch.tensor([1, 4, 6])
+    found = decoder(context, SequenceMask(group.lengths, group.items.shape[1]), steps)
+    newest = decoder(context, SequenceMask(group.lengths, group.items.shape[1], last=True), steps)
+    heads = range(4)
+    for row in (0, 3):
+        for k, step in enumerate(steps.tolist()):
+            for i in range(int(group.lengths[row])):
+                stream = context[row, i] + decoder.step.weight[step - 1]
+                query, past = decoder.query(stream), context[row, : i + 1]
+                key, value = decoder.key(past), decoder.value(past)
+                parts = []
+                for head in heads:
+                    own = slice(4 * head, 4 * head + 4)
+                    weights = torch.softmax(key[:, own] @ query[own] / math.sqrt(4), dim=0)
+                    parts.append(weights @ value[:, own])
+                y = decoder.norm_attention(stream + decoder.merge(torch.cat(parts)))
+                expected = decoder.norm_ffn(y + decoder.outer(F.gelu(decoder.inner(y))))
+                torch.testing.assert_close(found[k, row, i], expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(newest[k, row, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("divergence", ["bce", "kl"])
+def test_the_objective_without_noise_against_its_equations(make, monkeypatch, divergence):
+    silent(monkeypatch)
+    settings = ["model.steps_per_batch=null", f"model.cross_divergence={divergence}", "model.contrast_weight=0.7"]
+    model, data = make(*STILL, *settings, "model.temperature=0.3")
+    model.train()
+    batch = first_batch(data)
+    negatives = torch.arange(len(batch.targets)) % data.catalog.num_items + 1
+    monkeypatch.setattr("seqgen.model.cddrec.sample_negatives", lambda *_, **__: negatives[:, None])
+    found = model.loss(batch)
+    table, process = model.embedding.item.weight, model.diffusion
+    total = 0.0
+    for t in range(1, 7):
+        contexts = [model._context(g.items, g.lengths)[0] for g in batch.groups]
+        from seqgen.attention import SequenceMask
+
+        mean = torch.cat(
+            [
+                model.decoder(c, SequenceMask(g.lengths, g.items.shape[1]), torch.tensor([t]))[0].flatten(0, 1)[
+                    g.flat_index
+                ]
+                for c, g in zip(contexts, batch.groups, strict=True)
+            ]
+        )
+        signal = process.alpha_bar[t].item()
+        positive, negative = table[batch.targets], table[negatives]
+        noisy = math.sqrt(signal) * positive
+        if divergence == "bce":
+            good, bad = (mean * noisy).sum(1), (mean * negative).sum(1)
+        else:
+            s = max(t, 2)
+            deviation = math.sqrt(process.posterior_variance(s, s - 1))
+            ours = Normal(mean, deviation)
+            good, bad = (
+                -kl_divergence(ours, Normal(math.sqrt(signal) * e, math.sqrt(1 - signal))).mean(1)
+                for e in (positive, negative)
+            )
+        cross = -(F.logsigmoid(good) + F.logsigmoid(-bad)).mean()
+        z = F.normalize(torch.cat([mean, noisy]), dim=1)
+        n, similar = len(mean), z @ z.T / 0.3
+        contrast = torch.stack(
+            [similar[i][torch.arange(2 * n) != i].logsumexp(0) - similar[i, (i + n) % (2 * n)] for i in range(2 * n)]
+        ).mean()
+        total = total + (cross + 0.7 * contrast) / t
+    torch.testing.assert_close(found["total"], total, rtol=1e-4, atol=1e-4)
+
+
+def test_sampled_steps_have_the_expectation_of_all_of_them(make):
+    every, _ = make("model.steps_per_batch=null")
+    steps, weights = every.draw_steps()
+    assert steps.tolist() == [1, 2, 3, 4, 5, 6]
+    torch.testing.assert_close(weights, torch.tensor([1 / t for t in range(1, 7)]))
+    some, _ = make("model.steps_per_batch=2")
+    mass = torch.zeros(7)
+    draws = 20_000
+    for _ in range(draws):
+        drawn, weight = some.draw_steps()
+        assert len(drawn) == 2
+        mass.index_add_(0, drawn, weight)
+    for t in range(1, 7):
+        assert mass[t].item() / draws == pytest.approx(1 / t, rel=0.06)
+
+
+def test_the_augmented_view_is_aligned_with_the_main_one(make, monkeypatch):
+    """With a crop of the whole row both views are the same, so partners must predict the same."""
+    silent(monkeypatch)
+    model, data = make(*STILL, "model.augmentations=[crop]", "model.crop_ratio=1.0")
+    model.eval()
+    batch = first_batch(data)
+    start, steps = 0, torch.tensor([1, 3])
+    for group in batch.groups:
+        one, _ = model._decode(group, steps, start)
+        torch.testing.assert_close(one.augmented, one.mean[:, one.partner - start])
+        assert one.partner.tolist() == list(range(start, start + len(group.flat_index)))
+        start += len(group.flat_index)
+
+
+@pytest.mark.parametrize("kind", ["crop", "mask", "reorder"])
+def test_partners_stand_for_the_same_target(make, kind):
+    model, data = make(f"model.augmentations=[{kind}]", "model.contrast_weight=1")
+    model.eval()  # dropout would draw before the view does
+    batch = first_batch(data)
+    inputs, start = batch.inputs(), 0
+    for group in batch.groups:
+        torch.manual_seed(5)
+        view = model._view(group.items, group.lengths)
+        torch.manual_seed(5)
+        one, _ = model._decode(group, torch.tensor([1]), start)
+        real = torch.arange(group.items.shape[1]) < view.lengths[:, None]
+        items, main = view.items[real], inputs[one.partner]
+        assert len(items) == len(main)
+        if kind == "crop":
+            assert items.equal(main)
+        elif kind == "mask":
+            assert ((items == main) | (items == model.mask_token)).all()
+        else:
+            rows = torch.repeat_interleave(view.lengths)
+            for row in range(len(view.lengths)):
+                assert sorted(items[rows == row].tolist()) == sorted(main[rows == row].tolist())
+        start += len(group.flat_index)
+
+
+def test_the_mask_token_and_padding_are_no_candidates(make):
+    model, data = make()
+    assert model.item_vectors.shape[0] == data.catalog.num_items + 1
+    assert model.embedding.item.weight.shape[0] == data.catalog.num_items + 1
+    masking, _ = make("model.augmentations=[mask]")
+    assert masking.embedding.item.weight.shape[0] == data.catalog.num_items + 2
+    assert masking.item_vectors.shape[0] == data.catalog.num_items + 1
+    torch.testing.assert_close(model.item_vectors[1:].norm(dim=1), torch.ones(data.catalog.num_items))
+
+
+def test_inference_averages_steps_by_their_weights(make):
+    one, data = make("model.inference.steps=1")
+    three, _ = make("model.inference.steps=3")
+    one.eval(), three.eval()
+    three.load_state_dict(one.state_dict())
+    group = first_batch(data).groups[-1]
+    from seqgen.attention import SequenceMask
+
+    context, _ = one._context(group.items, group.lengths)
+    mask = SequenceMask(group.lengths, group.items.shape[1])
+    heads = one.decoder(context, mask, torch.tensor([1, 2, 3]))
+    torch.testing.assert_close(one.encode(group.items, group.lengths)[0], heads[0])
+    expected = (heads[0] + heads[1] / 2 + heads[2] / 3) / (1 + 1 / 2 + 1 / 3)
+    torch.testing.assert_close(three.encode(group.items, group.lengths)[0], expected)
+
+
+def test_noise_at_inference_is_the_same_for_all_and_shrinks_with_samples(make):
+    still, data = make()
+    noisy, _ = make("model.inference.noise=true")
+    many, _ = make("model.inference.noise=true", "model.inference.samples=400")
+    group = first_batch(data).groups[-1]
+    states = []
+    for model in (still, noisy, many):
+        model.load_state_dict(still.state_dict())
+        states.append(model.eval().encode(group.items, group.lengths, last_only=True)[0])
+    shift, small = states[1] - states[0], states[2] - states[0]
+    torch.testing.assert_close(shift, shift[:1].expand_as(shift), rtol=1e-3, atol=1e-5)
+    assert shift.abs().max() > 10 * small.abs().max() > 0
+    assert states[1].equal(noisy.encode(group.items, group.lengths, last_only=True)[0])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["model.steps_per_batch=7"], "model.steps_per_batch=7 must lie in 1 to diffusion.steps=6"),
+        (["model.inference.steps=9"], "model.inference.steps=9 must lie in 1 to diffusion.steps=6"),
+        (["model.inference.samples=3"], "model.inference.samples=3 must be 1 where model.inference.noise is false"),
+        (["+model.inference.stepz=3"], "model.inference.stepz: give steps, samples, noise, and nothing else"),
+        (["model.augmentations=[flip]"], "model.augmentations holds flip; choose among crop, mask, reorder"),
+        (["model.augmentations=[crop]", "model.contrast_weight=0"], "model.augmentations has no effect"),
+        (["model.augmented_weight=1"], "model.augmented_weight has no effect without model.augmentations"),
+        (["model.crop_ratio=0"], "model.crop_ratio=0 must lie in (0, 1]"),
+        (["model.cross_divergence=js"], "model.cross_divergence=js is not one of bce, kl"),
+        (["model.contrast=sorf"], "model.contrast=sorf is not one of exact, fourier"),
+        (["model.temperature=0"], "model.temperature=0 must be above 0"),
+        (["model.contrast_weight=-1"], "model.contrast_weight=-1 must not be negative"),
+        (["model.decoder_heads=3"], "model.decoder_heads=3 does not divide model.hidden_dim=16"),
+        (["model.decoder_dropout=1.5"], "model.decoder_dropout=1.5 must lie in [0, 1)"),
+        (["diffusion.beta_end=2"], "must have a variance in (0, 1)"),
+    ],
+)
+def test_refused(make, overrides, told):
+    with pytest.raises(UserError) as error:
+        make(*overrides)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
