@@ -8,9 +8,16 @@ import torch
 from seqgen.errors import UserError
 
 # What a resumed run must share with the run it goes on from: its state was made with these.
-SHARED = ("seed", "data", "attention", "loss", "optimizer", "scheduler", "model")
+SHARED = ("seed", "data", "diffusion", "attention", "loss", "optimizer", "scheduler", "model")
 # Keys below them that change cost or place, not the training.
-FREE = ("data.cache_dir", "data.source.data_dir", "data.eval_batch_size", "data.num_workers")
+FREE = (
+    "data.cache_dir",
+    "data.source.data_dir",
+    "data.source.url",
+    "data.eval_batch_size",
+    "data.num_workers",
+    "data.storage",
+)
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:

@@ -273,6 +273,15 @@ class CDDRec(SequentialRecommender):
     def loss(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Cross-divergence, in-view and cross-view contrast, and the auxiliary losses of the attention."""
         steps, weights = self.draw_steps()
+        losses, parts = self.step_losses(batch, steps)
+        scale = weights * len(batch.targets) / batch.normalizer
+        lambdas = {"cross_divergence": 1.0, "augmented": self.augmented_weight}
+        for name, values in losses.items():
+            parts[name] = ((scale * values).sum(), lambdas.get(name, self.contrast_weight))
+        return self.weighted(parts)
+
+    def step_losses(self, batch: SequenceBatch, steps: Tensor) -> tuple[dict[str, Tensor], Aux]:
+        """Each part of the objective at each of the steps, (K,), mean over the targets; the attention's own losses."""
         decoded: list[_Decoded] = []
         parts: Aux = {}
         start = 0
@@ -291,23 +300,19 @@ class CDDRec(SequentialRecommender):
         positive = clean[0].expand_as(mean)
         if self.noisy_targets:
             positive = self.diffusion.q_sample(positive, steps, torch.randn_like(mean))
-        scale = weights * len(batch.targets) / batch.normalizer
 
-        divergence = self._divergence(prediction, mean, positive, clean, steps)
-        parts["cross_divergence"] = ((scale * divergence).sum(), 1.0)
+        losses = {"cross_divergence": self._divergence(prediction, mean, positive, clean, steps)}
         if self.contrast_weight:
-            parts["in_view"] = ((scale * self._contrast(prediction, positive)).sum(), self.contrast_weight)
+            losses["in_view"] = self._contrast(prediction, positive)
         if self.augmentations:
             augmented = torch.cat([one.augmented for one in decoded if one.augmented is not None], dim=1)
             partner = torch.cat([one.partner for one in decoded if one.partner is not None])
             other = self._draw(augmented, steps)
             if self.contrast_weight:
-                contrast = self._contrast(prediction[:, partner], other)
-                parts["cross_view"] = ((scale * contrast).sum(), self.contrast_weight)
+                losses["cross_view"] = self._contrast(prediction[:, partner], other)
             if self.augmented_weight:
-                seen = self._divergence(other, augmented, positive[:, partner], clean[:, partner], steps)
-                parts["augmented"] = ((scale * seen).sum(), self.augmented_weight)
-        return self.weighted(parts)
+                losses["augmented"] = self._divergence(other, augmented, positive[:, partner], clean[:, partner], steps)
+        return losses, parts
 
     def _decode(self, group: Group, steps: Tensor, start: int) -> tuple[_Decoded, Aux]:
         """Predictions at the real positions of a group, whose first target is the batch's number `start`."""
