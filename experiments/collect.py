@@ -2,7 +2,8 @@
 
     python experiments/collect.py experiments/mqsa_ted/results outputs/.../ [outputs/.../ ...]
 
-Writes NAME-seedS.json per run (NAME: the experiment's, else model-attention-data), without paths, process id and host.
+Writes NAME-seedS.json per run (NAME: --name, else the experiment's, else model-attention-data), without paths, process
+id and host.
 """
 
 import argparse
@@ -16,12 +17,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", type=Path)
     parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--name", help="of all these runs, which then differ in their seeds only")
     options = parser.parse_args()
     options.target.mkdir(parents=True, exist_ok=True)
     for run in options.runs:
         results = json.loads((run / "results.json").read_text())
         chosen = results["choices"]
-        name = chosen.get("experiment") or "-".join(chosen[group] for group in ("model", "attention", "data"))
+        usual = "-".join(chosen[group] for group in ("model", "attention", "data"))
+        name = options.name or chosen.get("experiment") or usual
         kept = {key: value for key, value in results.items() if key not in DROPPED}
         kept["overrides"] = [o for o in results["overrides"] if not o.startswith(("paths.", "hydra."))]
         file = options.target / f"{name}-seed{results['seed']}.json"
