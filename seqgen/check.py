@@ -63,7 +63,7 @@ def check(cfg: DictConfig) -> None:
     _check_monitors(cfg, container)
     if cfg.test and cfg.trainer.get("limit_test_batches") == 0:
         raise UserError("trainer.limit_test_batches=0 leaves nothing to test; set test=false.")
-    _check_wandb(cfg)
+    check_wandb(cfg)
     if "hparams_search" in choices() and not is_sweep():
         raise UserError("hparams_search= has no effect on a single run; add --multirun.")
 
@@ -86,7 +86,7 @@ def _check_monitors(cfg: DictConfig, container: dict[str, Any]) -> None:
         )
 
 
-def _check_wandb(cfg: DictConfig) -> None:
+def check_wandb(cfg: DictConfig) -> None:
     """W&B would ask for a key at the prompt, which stops a script."""
     wandb = (cfg.logger or {}).get("wandb")
     if wandb is None or wandb.get("offline") or os.environ.get("WANDB_MODE", "online") != "online":

@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from seqgen import config
+from seqgen.check import check_wandb
 from seqgen.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported inside `diagnose`, so that --help answers at once
@@ -65,6 +66,9 @@ def diagnose(cfg: DictConfig) -> dict[str, Any]:
     if OmegaConf.is_missing(cfg, "ckpt_path") or not Path(cfg.ckpt_path).is_file():
         given = "" if OmegaConf.is_missing(cfg, "ckpt_path") else f"={cfg.ckpt_path} is not a file"
         raise UserError(f"ckpt_path{given}: name a checkpoint such as outputs/.../checkpoints/last.ckpt.")
+    if not isinstance(cfg.batches, int) or cfg.batches < 1:
+        raise UserError(f"batches={cfg.batches} must be an integer of at least 1.")
+    check_wandb(cfg)
     checkpoint = read_checkpoint(cfg.ckpt_path)
     run = OmegaConf.create(checkpoint["seqgen"]["config"])
     run.data.cache_dir = cfg.paths.cache_dir
@@ -153,6 +157,7 @@ def _accuracy_by_inference(
             enable_checkpointing=False,
             use_distributed_sampler=False,
             devices=1,
+            precision=run.trainer.precision,
         )
         trainer.validate(model, data, verbose=False)
         rows.append(inference | {k: v for k, v in model.evaluated.items() if k.startswith("val/")})

@@ -55,10 +55,10 @@ class SequenceEmbedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.scale = hidden_dim**0.5 if scale is None else scale
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """Items (b, l), lengths (b,) -> (b, l, D)."""
+    def forward(self, items: Tensor, newest: Tensor) -> Tensor:
+        """Items (b, l), column of the newest item (b,), from which positions count back -> (b, l, D)."""
         column = torch.arange(items.shape[1], device=items.device)
-        position = (lengths[:, None] - 1 - column).clamp(min=0)
+        position = (newest[:, None] - column).clamp(min=0)
         return self.dropout(self.scale * self.item(items) + self.position(position))
 
 

@@ -61,7 +61,9 @@ def binary_cross_entropy(
     return (positive + negative).sum() / batch.normalizer
 
 
-def sample_negatives(batch: SequenceBatch, num_items: int, *, num_negatives: int, exclude_seen: bool) -> Tensor:
+def sample_negatives(
+    batch: SequenceBatch, num_items: int, *, num_negatives: int, exclude_seen: bool, key: str = "loss.exclude_seen"
+) -> Tensor:
     """Uniform items for each target, (N, K): exactly uniform over the unseen ones, without rejection.
 
     The r-th unseen item of a user is r plus the number of seen items below it. With s_k the k-th seen item (k from 0),
@@ -80,9 +82,7 @@ def sample_negatives(batch: SequenceBatch, num_items: int, *, num_negatives: int
     unseen_below = item - 1 - (torch.arange(len(keys), device=device) - first[row])
     num_unseen = (num_items - num_seen)[batch.target_rows]
     if len(num_unseen) and int(num_unseen.min()) == 0:
-        raise UserError(
-            "loss.exclude_seen=true leaves no negative for a user who has seen every item; set it to false."
-        )
+        raise UserError(f"{key}=true leaves no negative for a user who has seen every item; set it to false.")
     draw = (torch.rand(shape, device=device, dtype=torch.float64) * num_unseen[:, None]).long()
     draw = torch.minimum(draw, num_unseen[:, None] - 1)
     # A row's own part of the sorted keys starts at row * (num_items + 1), which no value within a row reaches.
@@ -186,14 +186,17 @@ def fourier_info_nce(first: Tensor, second: Tensor, temperature: float, features
     Returns:
         (K,)
     """
-    first, second = (F.normalize(full_precision(x), dim=-1) for x in (first, second))
-    rows = torch.cat([first, second], dim=1)
-    angle = rows @ (torch.randn(rows.shape[-1], features, device=rows.device, dtype=rows.dtype) / temperature**0.5)
-    waves = torch.cat([angle.cos(), angle.sin()], dim=-1)  # (K, 2N, 2 features)
-    others = torch.einsum("knf,kf->kn", waves, waves.sum(1)) / features - 1.0
-    # Below what the least similar rows could sum up to, the estimate is noise.
-    least = (others.shape[1] - 1) * math.exp(-2.0 / temperature)
-    return (others.clamp(min=least).log() + 1.0 / temperature).mean(1) - (first * second).sum(-1).mean(1) / temperature
+    with torch.autocast(first.device.type, enabled=False):
+        first, second = (F.normalize(full_precision(x), dim=-1) for x in (first, second))
+        rows = torch.cat([first, second], dim=1)
+        spread = torch.randn(rows.shape[-1], features, device=rows.device, dtype=rows.dtype) / temperature**0.5
+        angle = rows @ spread
+        waves = torch.cat([angle.cos(), angle.sin()], dim=-1)  # (K, 2N, 2 features)
+        others = (waves * waves.sum(1, keepdim=True)).sum(-1) / features - 1.0
+        # Below what the least similar rows could sum up to, the estimate is noise.
+        least = (others.shape[1] - 1) * math.exp(-2.0 / temperature)
+        partners = (first * second).sum(-1).mean(1) / temperature
+        return (others.clamp(min=least).log() + 1.0 / temperature).mean(1) - partners
 
 
 class _InfoNCE(torch.autograd.Function):

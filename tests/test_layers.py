@@ -43,7 +43,7 @@ class Stub(nn.Module):
 def test_embedding_counts_positions_from_the_newest() -> None:
     embedding = SequenceEmbedding(num_items=9, hidden_dim=4, max_len=5, dropout=0.0)
     items = torch.tensor([[3, 9, 3, 1], [7, 0, 0, 0], [2, 4, 6, 0]])
-    hidden = embedding(items, LENGTHS)
+    hidden = embedding(items, LENGTHS - 1)
     for b, length in enumerate(LENGTHS.tolist()):
         for t in range(length):
             item, position = embedding.item.weight[items[b, t]], embedding.position.weight[length - 1 - t]
@@ -53,7 +53,7 @@ def test_embedding_counts_positions_from_the_newest() -> None:
 def test_embedding_row_0_stays_zero() -> None:
     torch.manual_seed(0)
     embedding = SequenceEmbedding(num_items=200, hidden_dim=16, max_len=50, dropout=0.0)
-    embedding(torch.tensor([[3, 0]]), torch.tensor([1])).square().sum().backward()
+    embedding(torch.tensor([[3, 0]]), torch.tensor([0])).square().sum().backward()
     gradient = embedding.item.weight.grad
     assert gradient is not None
     assert gradient.abs().sum(dim=1).nonzero().flatten().tolist() == [3]
@@ -66,7 +66,7 @@ def test_embedding_dropout_is_over_the_sum() -> None:
     torch.manual_seed(0)
     embedding = SequenceEmbedding(num_items=3, hidden_dim=64, max_len=4, dropout=0.5)
     items = torch.tensor([[1, 2, 3, 1]])
-    kept, whole = embedding(items, torch.tensor([4])), embedding.eval()(items, torch.tensor([4]))
+    kept, whole = embedding(items, torch.tensor([3])), embedding.eval()(items, torch.tensor([3]))
     assert 0.3 < (kept == 0).double().mean() < 0.7
     assert torch.equal(kept[kept != 0], 2.0 * whole[kept != 0])
 

@@ -19,11 +19,14 @@ class View(NamedTuple):
         items: (b, l), 0 is padding.
         lengths: Number of real columns, (b,).
         columns: Column of the original row that each column of the view stands for, (b, l); any on padding.
+        causal: Real columns up to which the view holds no item that came later in the original row, (b, l) bool. At the
+            others the item that follows may have been seen already, so nothing may be learned there.
     """
 
     items: Tensor
     lengths: Tensor
     columns: Tensor
+    causal: Tensor
 
 
 def crop(items: Tensor, lengths: Tensor, ratio: float) -> View:
@@ -32,7 +35,7 @@ def crop(items: Tensor, lengths: Tensor, ratio: float) -> View:
     column = torch.arange(items.shape[1], device=items.device)
     columns = (start[:, None] + column).clamp(max=items.shape[1] - 1)
     real = column < size[:, None]
-    return View(torch.where(real, items.gather(1, columns), 0), size, columns)
+    return View(torch.where(real, items.gather(1, columns), 0), size, columns, real)
 
 
 def mask(items: Tensor, lengths: Tensor, ratio: float, token: int) -> View:
@@ -42,7 +45,7 @@ def mask(items: Tensor, lengths: Tensor, ratio: float, token: int) -> View:
     draw = torch.rand(items.shape, device=items.device).masked_fill(~real, 2.0)  # padding comes last
     place = draw.argsort(1).argsort(1)  # rank of each column in the draw: a random order of the real ones
     chosen = place < _count(lengths, ratio)[:, None]
-    return View(torch.where(chosen, token, items), lengths, column.expand_as(items))
+    return View(torch.where(chosen, token, items), lengths, column.expand_as(items), real)
 
 
 def reorder(items: Tensor, lengths: Tensor, ratio: float) -> View:
@@ -53,7 +56,9 @@ def reorder(items: Tensor, lengths: Tensor, ratio: float) -> View:
     # Inside the span random keys from [start, start + size): sorting leaves everything outside where it is.
     draw = start[:, None] + torch.rand(items.shape, device=items.device) * size[:, None]
     order = torch.where(inside, draw, column.to(draw.dtype)).argsort(dim=1, stable=True)
-    return View(items.gather(1, order), lengths, column.expand_as(items))
+    whole = ~inside | (column == (start + size - 1)[:, None])  # at the last column of the span all of it is past
+    causal = whole & (column < lengths[:, None])
+    return View(items.gather(1, order), lengths, column.expand_as(items), causal)
 
 
 def _count(lengths: Tensor, ratio: float) -> Tensor:

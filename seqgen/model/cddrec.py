@@ -17,7 +17,9 @@ Where we leave the reference code (github.com/YuWang-1024/CDDRec):
 - Its decoder runs self-attention across the users of a batch, so a recommendation depends on who else is in the batch;
   ours attends to the user's own past, with the step in the query, as the paper has it.
 - All T steps share one context and are decoded in one call; `steps_per_batch` draws some of them, unbiased.
-- Its contrast covers padding and leaves the self term in the denominator; ours covers real positions only.
+- Its contrast covers padding and leaves the self term in the denominator; ours covers real positions only (with several
+  processes, those of the process's own rows).
+- Where it shuffles a sequence, positions inside the span may have seen their own target; ours learn nothing there.
 - Its second cross-divergence, of the augmented view, weighs positions by item id; ours (`augmented_weight`) does not.
 - It adds noise at test time and ranks seen items at score 0; ours is deterministic unless `inference.noise` is on, and
   seen items are out. Padding and the mask token are neither candidates nor negatives here.
@@ -32,7 +34,7 @@ from torch import Tensor, nn
 
 from seqgen.attention import Aux, Branches, SequenceMask, check_heads, check_probability, merge_heads, split_heads
 from seqgen.data.augment import View, crop, mask, reorder
-from seqgen.data.catalog import Catalog, ragged
+from seqgen.data.catalog import Catalog
 from seqgen.data.sequences import Group, SequenceBatch
 from seqgen.diffusion.process import Diffusion
 from seqgen.errors import UserError
@@ -44,6 +46,8 @@ Divergence = Literal["bce", "kl"]
 Contrast = Literal["exact", "fourier"]
 Augmentation = Literal["crop", "mask", "reorder"]
 INIT_STD = 0.02  # of every embedding and dense layer, as in the reference code
+RATIOS = {"crop": 0.6, "mask": 0.3, "reorder": 0.6}  # of a row
+FOURIER_FEATURES, LEAST_TEMPERATURE = 256, 0.3  # of the random-feature contrast
 
 
 class Inference(TypedDict):
@@ -51,7 +55,8 @@ class Inference(TypedDict):
 
     steps: The first so many steps, averaged with the weights 1/t they have in training; 1 is the paper's.
     samples: Draws of the noise, averaged; only with `noise`.
-    noise: Add the noise of each step, drawn once and the same for all users and runs.
+    noise: Add the noise of each step: one vector, the same for all users and runs, so that nobody's recommendations
+        depend on the batch. It shifts the scores of an item alike for all.
     """
 
     steps: int
@@ -64,7 +69,7 @@ class _Decoded(NamedTuple):
 
     Attributes:
         mean: mu at its real positions, (K, n, D).
-        augmented: mu at the real positions of its augmented view, (K, m, D).
+        augmented: mu at the positions of its augmented view that have seen nothing newer, (K, m, D).
         partner: The target of the batch that each position of the view stands for, (m,).
     """
 
@@ -135,12 +140,13 @@ class CDDRec(SequentialRecommender):
         contrast: Denominator of the contrastive losses: `exact`, or `fourier` (random features, as the reference code).
         contrast_weight: lambda.
         temperature: tau of the contrast.
-        fourier_features: Number of random directions.
+        fourier_features: Number of random directions of `fourier`; None takes 256.
         augmentations: Of the augmented view, one drawn for each row: crop, mask, reorder; none leaves the view out.
-        crop_ratio: Share of a row that is kept.
-        mask_ratio: Share of a row that is masked.
-        reorder_ratio: Share of a row that is shuffled.
+        crop_ratio: Share of a row that is kept; None takes 0.6.
+        mask_ratio: Share of a row that is masked; None takes 0.3.
+        reorder_ratio: Share of a row that is shuffled; None takes 0.6.
         augmented_weight: Weight of the cross-divergence of the augmented view, which only the reference code has.
+        exclude_seen: No item of the user's training sequence is a negative.
         inference: How a fitted model predicts.
         optimizer: Makes the optimiser.
         scheduler: Makes the learning-rate schedule.
@@ -174,12 +180,13 @@ class CDDRec(SequentialRecommender):
         contrast: Contrast,
         contrast_weight: float,
         temperature: float,
-        fourier_features: int,
+        fourier_features: int | None,
         augmentations: list[Augmentation],
-        crop_ratio: float,
-        mask_ratio: float,
-        reorder_ratio: float,
+        crop_ratio: float | None,
+        mask_ratio: float | None,
+        reorder_ratio: float | None,
         augmented_weight: float,
+        exclude_seen: bool,
         inference: Inference,
         optimizer: MakeOptimizer,
         scheduler: MakeScheduler | None,
@@ -222,7 +229,9 @@ class CDDRec(SequentialRecommender):
         self.cross_divergence, self.augmented_weight = cross_divergence, augmented_weight
         self.contrast, self.contrast_weight = contrast, contrast_weight
         self.temperature, self.fourier_features = temperature, fourier_features
-        self.ratios = {"crop": crop_ratio, "mask": mask_ratio, "reorder": reorder_ratio}
+        given = {"crop": crop_ratio, "mask": mask_ratio, "reorder": reorder_ratio}
+        self.ratios = {name: RATIOS[name] if ratio is None else ratio for name, ratio in given.items()}
+        self.exclude_seen = exclude_seen
         self.augmentations = augmentations
         self.inference = inference
         # The same in every run and no part of a checkpoint, which can so be tested with and without it.
@@ -234,22 +243,22 @@ class CDDRec(SequentialRecommender):
 
     def encode(self, items: Tensor, lengths: Tensor, *, last_only: bool = False) -> tuple[Tensor, Aux]:
         """Items (b, l), lengths (b,) -> the prediction xhat (b, l, D) or (b, D), averaged over `inference.steps`."""
-        context, aux = self._context(items, lengths)
+        context, aux = self._context(items, lengths, lengths - 1)
         steps = torch.arange(1, self.inference["steps"] + 1, device=items.device)
         mean = self.decoder(context, SequenceMask(lengths, items.shape[1], last=last_only), steps)
-        weights = (1 / steps).to(mean.dtype)
-        drawn = mean + (self.deviation(steps)[:, None] * self.noise).to(mean.dtype)[:, None, None]
-        prediction = torch.einsum("k,kbrd->brd", weights / weights.sum(), drawn)
+        weights = (1 / steps)[:, None, None, None]
+        drawn = mean + (self.deviation(steps)[:, None] * self.noise)[:, None, None]
+        prediction = (weights / weights.sum() * drawn).sum(0)
         return prediction[:, 0] if last_only else prediction, aux
 
-    def _context(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Aux]:
-        embedded = self.norm_input(self.embedding(items, lengths))
+    def _context(self, items: Tensor, lengths: Tensor, newest: Tensor) -> tuple[Tensor, Aux]:
+        embedded = self.norm_input(self.embedding(items, newest))
         return self.encoder(embedded, lengths, progress=self.progress)
 
     @property
     def item_vectors(self) -> Tensor:
         """Item embeddings of length 1, (I + 1, D): the ranking is by cosine; the mask token is no candidate."""
-        return F.normalize(self.embedding.item.weight[: self.mask_token], dim=-1)
+        return F.normalize(full_precision(self.embedding.item.weight[: self.mask_token]), dim=-1)
 
     def deviation(self, steps: Tensor) -> Tensor:
         """sigma_t of the posterior, (K,); step 1, whose posterior has none, takes that of step 2, as the code does."""
@@ -293,7 +302,9 @@ class CDDRec(SequentialRecommender):
             for name, (value, weight) in aux.items():
                 parts[name] = (share * value + (parts[name][0] if name in parts else 0.0), weight)
         table = self.embedding.item.weight
-        negatives = sample_negatives(batch, self.num_items, num_negatives=1, exclude_seen=True)[:, 0]
+        negatives = sample_negatives(
+            batch, self.num_items, num_negatives=1, exclude_seen=self.exclude_seen, key="model.exclude_seen"
+        )[:, 0]
         clean = torch.stack([table[batch.targets], table[negatives]])  # (2, N, D)
         mean = torch.cat([one.mean for one in decoded], dim=1)
         prediction = self._draw(mean, steps)
@@ -317,18 +328,18 @@ class CDDRec(SequentialRecommender):
     def _decode(self, group: Group, steps: Tensor, start: int) -> tuple[_Decoded, Aux]:
         """Predictions at the real positions of a group, whose first target is the batch's number `start`."""
         length = group.items.shape[1]
-        context, aux = self._context(group.items, group.lengths)
+        context, aux = self._context(group.items, group.lengths, group.lengths - 1)
         mean = self.decoder(context, SequenceMask(group.lengths, length), steps).flatten(1, 2)[:, group.flat_index]
         if not self.augmentations:
             return _Decoded(mean, None, None), aux
         view = self._view(group.items, group.lengths)
-        context, _ = self._context(view.items, view.lengths)
-        first = torch.arange(len(view.items), device=mean.device)
-        row, place = ragged(first * length, view.lengths)
-        augmented = self.decoder(context, SequenceMask(view.lengths, length), steps).flatten(1, 2)[:, place]
+        # A cropped view keeps the positions its items have in the main one. The attention's own losses count once.
+        context, _ = self._context(view.items, view.lengths, group.lengths - 1 - view.columns[:, 0])
+        row, column = view.causal.nonzero(as_tuple=True)
+        augmented = self.decoder(context, SequenceMask(view.lengths, length), steps)[:, row, column]
         # Targets lie row by row: that of a column is its row's first plus the column of the sequence it stands for.
         before = start + group.lengths.cumsum(0) - group.lengths
-        return _Decoded(mean, augmented, before[row] + view.columns.flatten()[place]), aux
+        return _Decoded(mean, augmented, before[row] + view.columns[row, column]), aux
 
     def _view(self, items: Tensor, lengths: Tensor) -> View:
         """An augmented view, of a kind drawn for each row."""
@@ -355,9 +366,10 @@ class CDDRec(SequentialRecommender):
         return (F.softplus(-good) + F.softplus(bad)).mean(1)
 
     def divergence(self, mean: Tensor, vectors: Tensor, steps: Tensor) -> Tensor:
-        """KL(N(mu_t, sigma_t^2) || q(x_t | vector)) of equation 13, the mean over the dimensions, (K, N).
+        """KL(N(mu_t, sigma_t^2) || q(x_t | vector)) of equation 13 in units of the target's variance, (K, N).
 
-        The paper's sum over the dimensions would be thousands at the first steps, and its sigmoid without a gradient.
+        The mean over the dimensions of (1 - abar_t) KL. The KL itself divides the squared distance by 1 - abar_t, which
+        is 1e-4 at the first step: its sigmoid would have no gradient there, and the negative none at any early step.
 
         Args:
             mean: mu_t, (K, N, D).
@@ -367,12 +379,12 @@ class CDDRec(SequentialRecommender):
         signal = self.diffusion.signal(steps)[:, None]
         ratio = self.deviation(steps)[:, None].double() ** 2 / (1 - signal)
         distance = (full_precision(mean) - signal.sqrt().float()[..., None] * vectors).square().mean(-1)
-        return 0.5 * (distance / (1 - signal).float() + (ratio - 1 - ratio.log()).float())
+        return 0.5 * (distance + ((1 - signal) * (ratio - 1 - ratio.log())).float())
 
     def _contrast(self, first: Tensor, second: Tensor) -> Tensor:
         if self.contrast == "exact":
             return info_nce(first, second, self.temperature)
-        return fourier_info_nce(first, second, self.temperature, self.fourier_features)
+        return fourier_info_nce(first, second, self.temperature, self.fourier_features or FOURIER_FEATURES)
 
 
 def _check(given: dict[str, Any]) -> None:
@@ -381,36 +393,63 @@ def _check(given: dict[str, Any]) -> None:
     Raises:
         UserError: Names the key.
     """
-    inference, last = given["inference"], given["diffusion"].num_steps
-    if unknown := sorted(inference.keys() ^ Inference.__annotations__.keys()):
-        listed = ", ".join(Inference.__annotations__)
-        raise UserError(f"model.inference.{unknown[0]}: give {listed}, and nothing else.")
+    _check_inference(given["inference"], given["diffusion"].num_steps)
     for name, choices in {"cross_divergence": Divergence, "contrast": Contrast}.items():
         if given[name] not in get_args(choices):
             raise UserError(f"model.{name}={given[name]} is not one of {', '.join(get_args(choices))}.")
-    for name in given["augmentations"]:
-        if name not in get_args(Augmentation):
-            raise UserError(f"model.augmentations holds {name}; choose among {', '.join(get_args(Augmentation))}.")
-    for name in ("crop_ratio", "mask_ratio", "reorder_ratio"):
-        if not 0 < given[name] <= 1:
-            raise UserError(f"model.{name}={given[name]} must lie in (0, 1].")
+    views = given["augmentations"]
+    for name in views:
+        if name not in get_args(Augmentation) or views.count(name) > 1:
+            raise UserError(
+                f"model.augmentations={views}: choose among {', '.join(get_args(Augmentation))}, each once."
+            )
+    for name in RATIOS:
+        ratio = given[f"{name}_ratio"]
+        if ratio is not None and name not in views:
+            raise UserError(f"model.{name}_ratio has no effect without {name} in model.augmentations; leave it null.")
+        if ratio is not None and not 0 < ratio <= 1:
+            raise UserError(f"model.{name}_ratio={ratio} must lie in (0, 1].")
     for name in ("contrast_weight", "augmented_weight"):
         if given[name] < 0:
             raise UserError(f"model.{name}={given[name]} must not be negative.")
-    if given["augmentations"] and not (given["contrast_weight"] or given["augmented_weight"]):
+    if views and not (given["contrast_weight"] or given["augmented_weight"]):
         raise UserError(
             "model.augmentations has no effect with contrast_weight=0 and augmented_weight=0; set it to []."
         )
-    if given["augmented_weight"] and not given["augmentations"]:
+    if given["augmented_weight"] and not views:
         raise UserError("model.augmented_weight has no effect without model.augmentations; set it to 0.")
+    if given["fourier_features"] is not None and given["contrast"] != "fourier":
+        raise UserError("model.fourier_features has no effect with model.contrast=exact; leave it null.")
     for name in ("temperature", "fourier_features", "decoder_ffn_dim"):
-        if not given[name] > 0:
+        if given[name] is not None and not given[name] > 0:
             raise UserError(f"model.{name}={given[name]} must be above 0.")
-    for name, value in (("steps_per_batch", given["steps_per_batch"]), ("inference.steps", inference["steps"])):
-        if value is not None and not 1 <= value <= last:
-            raise UserError(f"model.{name}={value} must lie in 1 to diffusion.steps={last}.")
-    if inference["samples"] < 1 or (inference["samples"] > 1 and not inference["noise"]):
+    if given["contrast"] == "fourier" and given["temperature"] < LEAST_TEMPERATURE:
         raise UserError(
-            f"model.inference.samples={inference['samples']} must be 1 where model.inference.noise is false, "
-            "and at least 1 where it is true."
+            f"model.temperature={given['temperature']} is too low for model.contrast=fourier, whose estimate is noise "
+            f"below {LEAST_TEMPERATURE}; raise it, or set model.contrast=exact."
         )
+    drawn, last = given["steps_per_batch"], given["diffusion"].num_steps
+    if drawn is not None and not 1 <= drawn <= last:
+        raise UserError(f"model.steps_per_batch={drawn} must lie in 1 to diffusion.steps={last}.")
+    if last == 1 and given["cross_divergence"] == "kl":
+        raise UserError("model.cross_divergence=kl needs diffusion.steps of at least 2: one step has no posterior.")
+
+
+def _check_inference(inference: Any, last: int) -> None:
+    kinds = {"steps": int, "samples": int, "noise": bool}
+    if not isinstance(inference, dict) or set(inference) != set(kinds):
+        raise UserError(f"model.inference={inference} must hold {', '.join(kinds)}, and nothing else.")
+    for name, kind in kinds.items():
+        if type(inference[name]) is not kind:
+            what = "true or false" if kind is bool else "an integer"
+            raise UserError(f"model.inference.{name}={inference[name]} must be {what}.")
+    steps, samples = inference["steps"], inference["samples"]
+    if not 1 <= steps <= last:
+        raise UserError(f"model.inference.steps={steps} must lie in 1 to diffusion.steps={last}.")
+    if samples < 1 or (samples > 1 and not inference["noise"]):
+        raise UserError(
+            f"model.inference.samples={samples} must be 1 where model.inference.noise is false, and at least 1 where "
+            "it is true."
+        )
+    if last == 1 and inference["noise"]:
+        raise UserError("model.inference.noise has no effect with diffusion.steps=1: one step has no posterior.")

@@ -107,7 +107,7 @@ class MQSATED(SequentialRecommender):
 
     def encode(self, items: Tensor, lengths: Tensor, *, last_only: bool = False) -> tuple[Tensor, Aux]:
         """Items (b, l), lengths (b,) -> (b, l, D) or (b, D)."""
-        return self.encoder(self.embedding(items, lengths), lengths, last_only=last_only, progress=self.progress)
+        return self.encoder(self.embedding(items, lengths - 1), lengths, last_only=last_only, progress=self.progress)
 
     @property
     def item_vectors(self) -> Tensor:
