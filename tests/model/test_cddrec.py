@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import QUIET, TINY
+from test_properties import in_one_group
 from torch.distributions import Normal, kl_divergence
 
 from seqgen import config
@@ -273,3 +274,20 @@ def test_a_cropped_view_keeps_the_positions_of_the_main_one(make, monkeypatch):
     main, cropped = embedded
     row, column = view.causal.nonzero(as_tuple=True)
     torch.testing.assert_close(cropped[row, column], main[row, view.columns[row, column]])
+
+
+@pytest.mark.parametrize(
+    "views", [[], ["model.augmentations=[crop]", "model.crop_ratio=1.0", "model.augmented_weight=0.5"]]
+)
+def test_grouping_changes_no_loss(make, monkeypatch, views):
+    silent(monkeypatch)
+    model, data = make(*STILL, "model.steps_per_batch=null", "data.source.min_length=5", *views)
+    batch = first_batch(data)
+    negatives = torch.arange(len(batch.targets)) % data.catalog.num_items + 1
+    monkeypatch.setattr("seqgen.model.cddrec.sample_negatives", lambda *_, **__: negatives[:, None])
+    assert len(batch.groups) > 1
+    model.eval()
+    found, wanted = model.loss(in_one_group(batch)), model.loss(batch)
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-5)
