@@ -213,11 +213,7 @@ def _log(cfg: DictConfig, told: dict[str, Any], pictures: dict[str, Path], check
 
 @hydra.main(config_path=config.CONFIG_DIR, config_name="diagnose", version_base="1.3")
 def _hydra_main(cfg: DictConfig) -> None:
-    config.kept(_run, cfg)
-
-
-def _run(cfg: DictConfig) -> None:
-    diagnose(cfg)
+    config.kept(diagnose, cfg)
 
 
 if __name__ == "__main__":

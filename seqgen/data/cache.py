@@ -48,12 +48,6 @@ class Prepared:
     items: pl.DataFrame
     meta: dict[str, Any]
 
-    @property
-    def interactions(self) -> pl.DataFrame:
-        """One row each: user and item, by number."""
-        user = np.repeat(np.arange(len(self.users), dtype=np.int32), np.diff(self.offsets))
-        return pl.DataFrame({"user": user, "item": np.asarray(self.values)})
-
 
 def fingerprint(source: Source, settings: dict[str, Any]) -> str:
     """Hash of all that decides the content of a prepared set.

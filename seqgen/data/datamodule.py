@@ -28,6 +28,13 @@ from seqgen.data.split import (
 )
 from seqgen.errors import UserError
 
+SplitName = Literal["leave_one_out", "global_time"]
+ColdTargets = Literal["keep", "exclude"]
+Windows = Literal["last", "all"]
+Storage = Literal["memory", "device", "mmap"]
+CHOICES: dict[str, Any] = {"repeats": Repeats, "split": SplitName, "target": Target}
+CHOICES |= {"cold_targets": ColdTargets, "windows": Windows, "storage": Storage}
+
 
 class SequenceDataModule(L.LightningDataModule):
     """A prepared interaction log, split, and loaders of its batches.
@@ -65,18 +72,18 @@ class SequenceDataModule(L.LightningDataModule):
         repeats: Repeats = "keep",
         min_user_interactions: int = 5,
         min_item_interactions: int = 5,
-        split: Literal["leave_one_out", "global_time"] = "leave_one_out",
+        split: SplitName = "leave_one_out",
         val_from: float | str | None = None,
         test_from: float | str | None = None,
         target: Target | None = None,
-        cold_targets: Literal["keep", "exclude"] = "keep",
+        cold_targets: ColdTargets = "keep",
         max_len: int = 50,
-        windows: Literal["last", "all"] = "last",
+        windows: Windows = "last",
         stride: int | None = None,
         batch_size: int = 256,
         eval_batch_size: int = 512,
         mask_seen: bool = True,
-        storage: Literal["memory", "device", "mmap"] = "memory",
+        storage: Storage = "memory",
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
@@ -107,12 +114,9 @@ class SequenceDataModule(L.LightningDataModule):
     @staticmethod
     def _check_choices(given: dict[str, Any]) -> None:
         """Refuse unknown choices, and settings that have no effect."""
-        choices = {"repeats": get_args(Repeats), "split": ("leave_one_out", "global_time")}
-        choices |= {"target": (None, *get_args(Target)), "cold_targets": ("keep", "exclude")}
-        choices |= {"windows": ("last", "all"), "storage": ("memory", "device", "mmap")}
-        for name, known in choices.items():
-            if given[name] not in known:
-                listed = ", ".join(filter(None, known))
+        for name, choices in CHOICES.items():
+            if given[name] not in get_args(choices) and not (name == "target" and given[name] is None):
+                listed = ", ".join(get_args(choices))
                 raise UserError(f"data.{name}={given[name]} does not exist; choose one of {listed}.")
         for name in ("val_from", "test_from", "target"):
             if given["split"] != "global_time" and given[name] is not None:

@@ -102,14 +102,16 @@ class SequenceBatch(_Movable):
 def training_batch(sequences: Sequences, cases: Cases, index: Tensor, *, max_len: int) -> SequenceBatch:
     """The last `max_len + 1` items of each history: up to `max_len` inputs, each with the next item as its target."""
     stop = cases.stop[index] - 1
-    return _batch(sequences, cases, index, stop, max_len=max_len, seen=True, every_position=True)
+    return _batch(sequences, cases, index, stop, max_len=max_len, with_seen=True, every_position=True)
 
 
 def evaluation_batch(
     sequences: Sequences, cases: Cases, index: Tensor, *, max_len: int, mask_seen: bool
 ) -> SequenceBatch:
     """The last `max_len` items of each history as input, the item after it as the one target of the row."""
-    return _batch(sequences, cases, index, cases.stop[index], max_len=max_len, seen=mask_seen, every_position=False)
+    return _batch(
+        sequences, cases, index, cases.stop[index], max_len=max_len, with_seen=mask_seen, every_position=False
+    )
 
 
 def _batch(
@@ -119,17 +121,18 @@ def _batch(
     stop: Tensor,
     *,
     max_len: int,
-    seen: bool,
+    with_seen: bool,
     every_position: bool,
 ) -> SequenceBatch:
     # Cases stay on the host and tell every size; the rest happens where the values are, without waiting for a device.
     values, device = sequences.values, sequences.values.device
     start = cases.start[index]
     first = torch.maximum(start, stop - max_len)
+    length = stop - first
     groups, targets, target_rows = [], [], []
-    for rows in _similar_lengths(stop - first):
-        longest, count = int((stop - first)[rows].max()), int((stop - first)[rows].sum())
-        lengths, begin, rows = ((x).to(device) for x in ((stop - first)[rows], first[rows], rows))
+    for chosen in _similar_lengths(length):
+        longest, count = int(length[chosen].max()), int(length[chosen].sum())
+        rows, lengths, begin = (x.to(device) for x in (chosen, length[chosen], first[chosen]))
         column = torch.arange(longest, device=device)
         place = begin[:, None] + column  # (b, l)
         real = column < lengths[:, None]
@@ -144,9 +147,9 @@ def _batch(
     else:
         flat_targets, rows_of_targets = values[stop.to(device)].long(), torch.arange(len(index), device=device)
     seen_rows = seen_items = torch.empty(0, dtype=torch.long, device=device)
-    if seen:
-        length = cases.seen_stop[index] - start
-        seen_rows, place = ragged(start.to(device), length.to(device), int(length.sum()))
+    if with_seen:
+        seen = cases.seen_stop[index] - start
+        seen_rows, place = ragged(start.to(device), seen.to(device), int(seen.sum()))
         seen_items = values[place].long()
     return SequenceBatch(
         groups=tuple(groups),

@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import QUIET, ROOT
+from memory import interactions
 
 from seqgen import config
 from seqgen.data import cache
@@ -104,7 +105,7 @@ def refuses(path: Path, tmp_path: Path, *told: str, filters: Filters = EVERYTHIN
 def original(prepared: Prepared) -> dict[Any, list[Any]]:
     users, items = prepared.users["user_id"].to_list(), prepared.items["item_id"].to_list()
     found: dict[Any, list[Any]] = {user: [] for user in users}
-    for user, item in prepared.interactions.iter_rows():
+    for user, item in interactions(prepared).iter_rows():
         found[users[user]].append(items[item - 1])
     return found
 

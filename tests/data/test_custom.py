@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 from conftest import QUIET
+from memory import interactions
 
 from seqgen import config
 from seqgen.check import check
@@ -46,7 +47,7 @@ def sequences(path: Path | str, cache: Path, **settings: Any) -> dict[str, list[
     source = interaction_log(str(path), columns=settings.pop("columns", COLUMNS))
     filters = Filters(min_user_interactions=3, min_item_interactions=1, **settings)
     prepared = prepare(source, cache_dir=cache, filters=filters)
-    rows = prepared.interactions.join(prepared.users, on="user", maintain_order="left")
+    rows = interactions(prepared).join(prepared.users, on="user", maintain_order="left")
     rows = rows.join(prepared.items, on="item", maintain_order="left")
     found: dict[str, list[str]] = {}
     for user, item in rows.select("user_id", "item_id").iter_rows():

@@ -10,7 +10,7 @@ from operator import itemgetter
 import numpy as np
 import polars as pl
 import pytest
-from memory import memory_source
+from memory import interactions, memory_source
 from polars.testing import assert_frame_equal
 
 from seqgen.data.prepare import Filters, k_core, prepare
@@ -43,7 +43,7 @@ def written(cache):
 def original(prepared):
     """Rows by original ids, in the prepared order."""
     users, items = prepared.users["user_id"].to_list(), prepared.items["item_id"].to_list()
-    return [(users[u], items[i - 1]) for u, i in prepared.interactions.rows()]
+    return [(users[u], items[i - 1]) for u, i in interactions(prepared).rows()]
 
 
 @pytest.mark.parametrize(("users", "items"), [(5, 5), (3, 6), (7, 1), (1, 7), (6, 4)])
@@ -80,8 +80,8 @@ def test_order_and_numbers(tmp_path, timed):
     users, items = prepared.users["user_id"].to_list(), prepared.items["item_id"].to_list()
     assert users == sorted({row[0] for row in rows})
     assert items == sorted({row[1] for row in rows})
-    assert set(prepared.interactions["user"]) == set(range(len(users)))
-    assert set(prepared.interactions["item"]) == set(range(1, len(items) + 1))
+    assert set(interactions(prepared)["user"]) == set(range(len(users)))
+    assert set(interactions(prepared)["item"]) == set(range(1, len(items) + 1))
 
 
 def test_numbers_are_contiguous_after_filtering(tmp_path):
@@ -91,7 +91,7 @@ def test_numbers_are_contiguous_after_filtering(tmp_path):
     )
     assert prepared.users["user_id"].to_list() == ["a", "c"]
     assert prepared.items["item_id"].to_list() == [4, 9]
-    assert prepared.interactions.rows() == [(0, 2), (0, 1), (1, 2), (1, 1)]
+    assert interactions(prepared).rows() == [(0, 2), (0, 1), (1, 2), (1, 1)]
     raw, core = prepared.meta["steps"]
     assert (raw["users"], raw["items"], raw["interactions"]) == (3, 4, 7)
     assert (core["users"], core["items"], core["interactions"]) == (2, 2, 4)
@@ -117,7 +117,8 @@ def test_second_time_reads_the_cache(tmp_path):
     first = prepare(source, cache_dir=tmp_path, filters=EVERYTHING)
     second = prepare(source, cache_dir=tmp_path, filters=EVERYTHING)
     assert len(reads) == 1
-    for table in ("interactions", "users", "items"):
+    assert_frame_equal(interactions(first), interactions(second))
+    for table in ("users", "items"):
         assert_frame_equal(getattr(first, table), getattr(second, table))
     assert first.meta == second.meta
     assert written(tmp_path) == [f"memory-{first.meta['fingerprint']}"]

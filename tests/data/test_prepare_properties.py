@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from hypothesis import Phase, event, given, settings
 from hypothesis import strategies as st
+from memory import interactions
 from polars.testing.parametric import column, dataframes
 
 from seqgen.data.cache import Prepared
@@ -111,7 +112,7 @@ def test_any_table_is_prepared_as_the_plain_version_does(case: tuple[pl.DataFram
     assert prepared.items["item_id"].to_list() == items
     assert prepared.users["user"].to_list() == list(range(len(users)))
     assert prepared.items["item"].to_list() == list(range(1, len(items) + 1))
-    found = [(users[user], items[item - 1]) for user, item in prepared.interactions.iter_rows()]
+    found = [(users[user], items[item - 1]) for user, item in interactions(prepared).iter_rows()]
     assert found == [row[:2] for row in left]
     times = None if "timestamp" not in table.columns else [row[2] for row in left]
     assert (None if prepared.times is None else prepared.times.tolist()) == times

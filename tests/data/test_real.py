@@ -5,6 +5,7 @@ import os
 from functools import partial
 
 import pytest
+from memory import interactions as table
 
 from seqgen.data.catalog import count_transitions
 from seqgen.data.datamodule import SequenceDataModule
@@ -50,9 +51,9 @@ def data(real_data):
 )
 def test_sizes(data, name, users, items, interactions):
     prepared = data(name).prepared
-    assert (prepared.users.height, prepared.items.height, prepared.interactions.height) == (users, items, interactions)
-    assert prepared.interactions["user"].n_unique() == users
-    assert prepared.interactions["item"].n_unique() == items
+    assert (prepared.users.height, prepared.items.height, table(prepared).height) == (users, items, interactions)
+    assert table(prepared)["user"].n_unique() == users
+    assert table(prepared)["item"].n_unique() == items
     assert [prepared.meta[key] for key in ("num_users", "num_items", "num_interactions")] == [
         users,
         items,
@@ -69,7 +70,7 @@ def test_sequences_equal_the_benchmark_file(data, real_data, name):
     prepared = data(name).prepared
     users, items = prepared.users["user_id"].to_list(), prepared.items["item_id"].to_list()
     ours = {user: [] for user in users}
-    for user, item in prepared.interactions.iter_rows():
+    for user, item in table(prepared).iter_rows():
         ours[users[user]].append(items[item - 1])
     assert len(ours) == len(benchmark)
     assert [user for user in benchmark if ours[user] != benchmark[user]] == []
