@@ -14,7 +14,7 @@ After the last block `query` and `pre` normalise once more.
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,17 @@ from seqgen.errors import UserError
 Norm = Literal["query", "post", "pre"]
 Activation = Literal["relu", "gelu", "silu"]
 NORM_EPS = 1e-12
+
+
+class Inference(TypedDict):
+    """How generated attention predicts, once fitted.
+
+    samples: Draws of its noise, over which scores are averaged; 0 is the deterministic map (z = mu, A_T = 0).
+    temperature: Factor of the noise.
+    """
+
+    samples: int
+    temperature: float
 
 
 class SequenceEmbedding(nn.Module):
@@ -106,7 +117,8 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """One stack of blocks per branch of the attention, all on the same input; the outputs are added with their weights.
 
-    A branch of weight 0 is not built.
+    A branch of weight 0 is not built. With `inference.samples`, outside training, each row goes through once a draw, and
+    the mean is returned: a score is linear in it, so this is the mean score.
 
     Raises:
         UserError: A setting is out of its range.
@@ -123,6 +135,7 @@ class Encoder(nn.Module):
         norm: Norm,
         dropout: float,
         max_len: int,
+        inference: Inference,
     ) -> None:
         super().__init__()
         check_probability("model.dropout", dropout)
@@ -145,11 +158,42 @@ class Encoder(nn.Module):
         self.stacks = nn.ModuleList(stack(make_layer) for _, make_layer in built)
         normed = norm in ("query", "pre")
         self.norms = nn.ModuleList(nn.LayerNorm(hidden_dim, eps=NORM_EPS) if normed else nn.Identity() for _ in built)
+        self.samples = inference["samples"]
+        self.one_target = any(getattr(module, "one_target", False) for module in self.modules())
+        self._sample(inference)
+
+    def _sample(self, inference: Inference) -> None:
+        samples, temperature = inference["samples"], inference["temperature"]
+        if samples < 0 or temperature < 0:
+            raise UserError(f"model.inference={inference}: samples and temperature must not be negative.")
+        drawing = [module for module in self.modules() if getattr(module, "noise_shape", None) is not None]
+        if samples and not drawing:
+            raise UserError(
+                f"model.inference.samples={samples} has no effect: this attention= draws nothing; set it to 0."
+            )
+        if temperature != 1 and not samples:
+            raise UserError(
+                f"model.inference.temperature={temperature} has no effect with model.inference.samples=0; set samples."
+            )
+        generator = torch.Generator().manual_seed(0)
+        for module in drawing:
+            module.sample(samples, temperature, generator)  # type: ignore[operator]
 
     def forward(
-        self, x: Tensor, lengths: Tensor, *, last_only: bool = False, progress: float = 1.0
+        self, x: Tensor, lengths: Tensor, *, last_only: bool = False, progress: float = 1.0, each: bool = False
     ) -> tuple[Tensor, Aux]:
-        """(b, l, D), lengths (b,) -> (b, l, D), or (b, D) of the newest position; auxiliary losses over layers."""
+        """(b, l, D), lengths (b,) -> (b, l, D), or (b, D) of the newest position; auxiliary losses over layers.
+
+        Args:
+            x: Embedded items.
+            lengths: Number of real columns of each row.
+            last_only: Only the newest position.
+            progress: Share of training done.
+            each: Return the rows of each draw instead of their mean, one draw below the other.
+        """
+        draws = 0 if self.training else self.samples
+        if draws:
+            x, lengths = x.repeat(draws, 1, 1), lengths.repeat(draws)
         every, newest = SequenceMask(lengths, x.shape[1]), SequenceMask(lengths, x.shape[1], last=True)
         outputs, auxes = [], []
         for weight, stack, norm in zip(self.weights, self.stacks, self.norms, strict=True):
@@ -161,7 +205,8 @@ class Encoder(nn.Module):
                 auxes.append(aux)
             outputs.append(weight * norm(hidden))
         blended = torch.stack(outputs).sum(dim=0) if len(outputs) > 1 else outputs[0]
-        return blended[:, 0] if last_only else blended, _summed(auxes)
+        hidden = blended[:, 0] if last_only else blended
+        return hidden.unflatten(0, (draws, -1)).mean(0) if draws and not each else hidden, _summed(auxes)
 
 
 def _summed(auxes: list[Aux]) -> Aux:

@@ -91,10 +91,9 @@ def sample_negatives(
     return draw + 1 + passed - first[batch.target_rows][:, None]
 
 
-def kl_to_standard_normal(mean: Tensor, log_variance: Tensor, valid: Tensor) -> Tensor:
-    """KL(N(mean, variance) || N(0, 1)) of each row, averaged over the valid ones: (..., Z), (..., Z), (...) -> ()."""
-    per_row = 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance).sum(dim=-1)
-    return (per_row * valid).sum() / valid.sum()
+def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, variance) || N(0, 1)) of each element, in nats."""
+    return 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance)
 
 
 def full_precision(x: Tensor) -> Tensor:

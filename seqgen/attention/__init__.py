@@ -10,9 +10,12 @@ outputs with these weights. `make_layer(hidden_dim=..., max_len=...)` builds a m
 
 and, optionally, `source(x (b, l, D), mask) -> (b, l, D)`, which the block applies to its input to get the query's
 source. `aux` maps the name of an auxiliary loss to (value, weight): the value is the mean over the real query rows,
-the weight may follow `progress`, the share of training done, from 0 to 1. It is empty outside training.
+the weight may follow `progress`, the share of training done, from 0 to 1; with weight 0 a value is only logged. It is
+empty outside training. `weights(query, context, mask) -> (b, H, r, l)` gives the map that is mixed with outside
+training, for who wants to look at it. A mechanism that can draw (`noise_shape`, `sample`) or that is trained on one
+target a sequence (`one_target`) is a `seqgen.attention.generation.GeneratedAttention`.
 
-Mechanisms do not import each other; what two of them share stands here.
+Mechanisms do not import each other; what two of them share stands here, what generated ones share in `generation`.
 """
 
 from collections.abc import Callable, Sequence
@@ -118,3 +121,10 @@ def dot_product_attention(
     allowed = mask.allowed if mask.last else None
     attended = F.scaled_dot_product_attention(query, key, value, allowed, dropout, is_causal=not mask.last)
     return merge_heads(attended)
+
+
+def dot_product_weights(query: Tensor, key: Tensor, mask: SequenceMask, *, num_heads: int) -> Tensor:
+    """The map of `dot_product_attention`, (b, H, r, l)."""
+    query, key = (split_heads(x, num_heads) for x in (query, key))
+    logits = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+    return logits.masked_fill(~mask.allowed, float("-inf")).softmax(dim=-1)

@@ -16,6 +16,7 @@ from seqgen.attention import (
     check_heads,
     check_probability,
     dot_product_attention,
+    dot_product_weights,
     glorot_linear,
 )
 from seqgen.errors import UserError
@@ -63,3 +64,7 @@ class LQueryAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         projected = self.query(query), self.key(context), self.value(context)
         return dot_product_attention(*projected, mask, num_heads=self.num_heads, dropout=dropout), {}
+
+    def weights(self, query: Tensor, context: Tensor, mask: SequenceMask) -> Tensor:
+        """The map, (b, H, r, l)."""
+        return dot_product_weights(self.query(query), self.key(context), mask, num_heads=self.num_heads)

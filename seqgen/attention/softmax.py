@@ -11,6 +11,7 @@ from seqgen.attention import (
     check_heads,
     check_probability,
     dot_product_attention,
+    dot_product_weights,
     glorot_linear,
 )
 
@@ -40,3 +41,7 @@ class SoftmaxAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         projected = self.query(query), self.key(context), self.value(context)
         return dot_product_attention(*projected, mask, num_heads=self.num_heads, dropout=dropout), {}
+
+    def weights(self, query: Tensor, context: Tensor, mask: SequenceMask) -> Tensor:
+        """The map, (b, H, r, l)."""
+        return dot_product_weights(self.query(query), self.key(context), mask, num_heads=self.num_heads)

@@ -203,6 +203,7 @@ class CDDRec(SequentialRecommender):
             norm=norm,
             dropout=dropout,
             max_len=max_len,
+            inference={"samples": 0, "temperature": 1.0},
         )
         self.mask_token = catalog.num_items + 1  # its row is there only where something is masked
         self.embedding = SequenceEmbedding(

@@ -28,7 +28,7 @@ from seqgen.attention import Aux, Branches
 from seqgen.data.catalog import Catalog, count_transitions, ragged
 from seqgen.data.sequences import SequenceBatch
 from seqgen.errors import UserError
-from seqgen.layers import Activation, Encoder, Norm, SequenceEmbedding
+from seqgen.layers import Activation, Encoder, Inference, Norm, SequenceEmbedding
 from seqgen.losses import full_precision, weighted_logsumexp
 from seqgen.model.base import Loss, MakeOptimizer, MakeScheduler, SequentialRecommender
 
@@ -49,6 +49,7 @@ class MQSATED(SequentialRecommender):
         distill_weight: Weight of the distillation; 0 leaves MQSA alone.
         temperature: tau of teacher and student.
         time_span: Largest distance of two items that counts as a transition.
+        inference: How generated attention predicts.
         loss: The objective at the sequence positions.
         optimizer: Makes the optimiser.
         scheduler: Makes the learning-rate schedule.
@@ -75,6 +76,7 @@ class MQSATED(SequentialRecommender):
         distill_weight: float,
         temperature: float,
         time_span: int,
+        inference: Inference,
         loss: Loss,
         optimizer: MakeOptimizer,
         scheduler: MakeScheduler | None,
@@ -96,6 +98,7 @@ class MQSATED(SequentialRecommender):
             norm=norm,
             dropout=dropout,
             max_len=max_len,
+            inference=inference,
         )
         self.embedding = SequenceEmbedding(
             num_items=catalog.num_items, hidden_dim=hidden_dim, max_len=max_len, dropout=dropout

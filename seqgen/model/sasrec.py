@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seqgen.attention import Aux, Branches
 from seqgen.data.catalog import Catalog
-from seqgen.layers import Activation, Encoder, Norm, SequenceEmbedding
+from seqgen.layers import Activation, Encoder, Inference, Norm, SequenceEmbedding
 from seqgen.model.base import Loss, MakeOptimizer, MakeScheduler, SequentialRecommender
 
 
@@ -30,6 +30,7 @@ class SASRec(SequentialRecommender):
         activation: relu, gelu or silu.
         norm: Placement of the normalisations: query (the paper's code), post or pre.
         dropout: Of the embedding and inside the feed-forward network.
+        inference: How generated attention predicts.
         loss: The objective.
         optimizer: Makes the optimiser.
         scheduler: Makes the learning-rate schedule.
@@ -48,6 +49,7 @@ class SASRec(SequentialRecommender):
         activation: Activation,
         norm: Norm,
         dropout: float,
+        inference: Inference,
         loss: Loss,
         optimizer: MakeOptimizer,
         scheduler: MakeScheduler | None,
@@ -63,6 +65,7 @@ class SASRec(SequentialRecommender):
             norm=norm,
             dropout=dropout,
             max_len=max_len,
+            inference=inference,
         )
         self.embedding = SequenceEmbedding(
             num_items=catalog.num_items, hidden_dim=hidden_dim, max_len=max_len, dropout=dropout
