@@ -117,8 +117,8 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """One stack of blocks per branch of the attention, all on the same input; the outputs are added with their weights.
 
-    A branch of weight 0 is not built. With `inference.samples`, outside training, each row goes through once a draw, and
-    the mean is returned: a score is linear in it, so this is the mean score.
+    A branch of weight 0 is not built. With `inference.samples`, outside training, each row goes through once a draw,
+    and the mean is returned: a score is linear in it, so this is the mean score.
 
     Raises:
         UserError: A setting is out of its range.

@@ -128,7 +128,7 @@ class DiffusionAttention(GeneratedAttention):
         self.ends = schedule.grid(reverse_steps)
         self.clean_map, self.diffusion_weight = clean_map, diffusion_weight
         self.noise_shape = (num_heads, 1, max_len)
-        self.map_in = nn.Linear(num_heads * (rank or max_len), denoiser_dim, bias=False)
+        self.map_in = nn.Linear(num_heads * (rank or max_len), denoiser_dim)
         if rank:
             self.compress = nn.Parameter(torch.randn(num_heads, max_len, rank) / max_len**0.5)
         self.context_in = glorot_linear(hidden_dim, denoiser_dim)
@@ -180,7 +180,7 @@ class DiffusionAttention(GeneratedAttention):
         if self.rank:
             return self.map_in((cells @ self.compress[:, -known:]).transpose(1, 2).flatten(-2))
         weight = self.map_in.weight.unflatten(1, (heads, n))[..., -known:].flatten(1)
-        return F.linear(cells.transpose(1, 2).flatten(-2), weight)
+        return F.linear(cells.transpose(1, 2).flatten(-2), weight, self.map_in.bias)
 
     def _start(self, query: Tensor, mask: SequenceMask) -> Tensor:
         """A_T, (b, H, r, l), 0 in cells that are not allowed."""

@@ -103,7 +103,7 @@ class LogitDecoder(nn.Module):
         return split_heads(self.key(context), self.num_heads) if self.content else None
 
     def forward(self, hidden: Tensor, keys: Tensor | None, mask: SequenceMask) -> Tensor:
-        """Hidden vectors (b, R, in_features) -> logits (b, H, r, l) within the bound; of cells not allowed, anything."""
+        """Hidden vectors (b, R, in_features) -> logits (b, H, r, l) within the bound; anything where not allowed."""
         logits = full_precision(self._whole_map(hidden, mask) if self.whole else self._rows(hidden, mask))
         if keys is not None:
             query = split_heads(self.query(hidden), self.num_heads)

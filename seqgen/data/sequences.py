@@ -105,6 +105,30 @@ def training_batch(sequences: Sequences, cases: Cases, index: Tensor, *, max_len
     return _batch(sequences, cases, index, stop, max_len=max_len, with_seen=True, every_position=True)
 
 
+def one_target(batch: SequenceBatch) -> SequenceBatch:
+    """Each sequence of a training batch cut after a random position, whose next item is its one target.
+
+    For a model that reads the whole sequence at every position and must not be trained on what it has read. The mean is
+    over the rows of this process: with several, each weighs the same whatever its share of a last, smaller batch.
+    """
+    groups, targets, start = [], [], 0
+    for group in batch.groups:
+        count, columns = group.items.shape
+        device = group.lengths.device
+        lengths = 1 + (torch.rand(count, device=device) * group.lengths).long().clamp(max=group.lengths - 1)
+        first = start + group.lengths.cumsum(0) - group.lengths  # targets lie row by row
+        targets.append(batch.targets[first + lengths - 1])
+        items = group.items * (torch.arange(columns, device=device) < lengths[:, None])
+        flat_index = torch.arange(count, device=device) * columns + lengths - 1
+        groups.append(replace(group, items=items, lengths=lengths, flat_index=flat_index))
+        start += len(group.flat_index)
+    rows = _concat([group.rows for group in groups], batch.targets.device)
+    flat_targets = _concat(targets, batch.targets.device)
+    return replace(
+        batch, groups=tuple(groups), targets=flat_targets, target_rows=rows, normalizer=float(max(len(rows), 1))
+    )
+
+
 def evaluation_batch(
     sequences: Sequences, cases: Cases, index: Tensor, *, max_len: int, mask_seen: bool
 ) -> SequenceBatch:

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from seqgen.attention import Aux
 from seqgen.checkpoint import flatten
 from seqgen.data.catalog import Catalog
-from seqgen.data.sequences import SequenceBatch
+from seqgen.data.sequences import SequenceBatch, one_target
 from seqgen.errors import UserError
 from seqgen.losses import full_precision
 from seqgen.metrics import RankingMetrics, target_ranks, top_items
@@ -146,6 +146,8 @@ class SequentialRecommender(L.LightningModule):
 
     def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
         """One step of the objective."""
+        if getattr(getattr(self, "encoder", None), "one_target", False):
+            batch = one_target(batch)
         parts = self.loss(batch)
         total = parts.pop("total")
         # Without a batch size of its own each batch weighs the same in the epoch's mean.
