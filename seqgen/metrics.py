@@ -21,6 +21,38 @@ UNIT = 36  # distances are whole multiples of 2 ** -36: their sums are exact in 
 ELEMENTS = 2**24  # of the largest tensor that an update may build
 
 
+def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
+    """Rank of each target, 1 is best: scores (B, I + 1) with column 0 at -inf, targets (B,) -> (B,) int64.
+
+    A target whose own score is -inf (seen, and seen items are masked) or NaN gets rank I + 1: it cannot be hit.
+    """
+    own = scores.gather(1, targets[:, None])
+    return (~(scores < own)).sum(dim=1)
+
+
+def top_items(scores: Tensor, k: int) -> Tensor:
+    """The k best items of each row, best first, equal scores by lower id: scores (B, I + 1) -> (B, k) int64.
+
+    An item that is masked (-inf) or NaN is never recommended: its place holds 0.
+    """
+    k_more = min(k + 1, scores.shape[1])
+    values, items = scores.topk(k_more, dim=1)
+    if bool(values.isnan().any()):  # torch takes NaN for the largest value
+        scores = scores.masked_fill(scores.isnan(), float("-inf"))
+        values, items = scores.topk(k_more, dim=1)
+    tied = values[:, k - 1] == values[:, k_more - 1] if k_more > k else torch.zeros_like(values[:, 0], dtype=torch.bool)
+    if bool(tied.any()):
+        # torch.topk leaves open which of equal scores it takes; a stable sort takes the lowest ids.
+        values[tied], items[tied] = (
+            part[:, :k_more] for part in scores[tied].sort(dim=1, descending=True, stable=True)
+        )
+    values, items = values[:, :k], items[:, :k]
+    by_id = items.argsort(dim=1)
+    values, items = values.gather(1, by_id), items.gather(1, by_id)
+    values, order = values.sort(dim=1, descending=True, stable=True)
+    return items.gather(1, order).masked_fill(values == float("-inf"), 0)
+
+
 def gini(counts: Tensor) -> Tensor:
     """Gini coefficient of counts (n,): 0 where all are equal, 1 - 1 / n where one has them all; float64 scalar.
 
@@ -64,38 +96,6 @@ def category_overlaps(top: Tensor, values: Tensor, offsets: Tensor, number: int)
         return place[first], has @ has.mT
 
 
-def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
-    """Rank of each target, 1 is best: scores (B, I + 1) with column 0 at -inf, targets (B,) -> (B,) int64.
-
-    A target whose own score is -inf (seen, and seen items are masked) or NaN gets rank I + 1: it cannot be hit.
-    """
-    own = scores.gather(1, targets[:, None])
-    return (~(scores < own)).sum(dim=1)
-
-
-def top_items(scores: Tensor, k: int) -> Tensor:
-    """The k best items of each row, best first, equal scores by lower id: scores (B, I + 1) -> (B, k) int64.
-
-    An item that is masked (-inf) or NaN is never recommended: its place holds 0.
-    """
-    k_more = min(k + 1, scores.shape[1])
-    values, items = scores.topk(k_more, dim=1)
-    if bool(values.isnan().any()):  # torch takes NaN for the largest value
-        scores = scores.masked_fill(scores.isnan(), float("-inf"))
-        values, items = scores.topk(k_more, dim=1)
-    tied = values[:, k - 1] == values[:, k_more - 1] if k_more > k else torch.zeros_like(values[:, 0], dtype=torch.bool)
-    if bool(tied.any()):
-        # torch.topk leaves open which of equal scores it takes; a stable sort takes the lowest ids.
-        values[tied], items[tied] = (
-            part[:, :k_more] for part in scores[tied].sort(dim=1, descending=True, stable=True)
-        )
-    values, items = values[:, :k], items[:, :k]
-    by_id = items.argsort(dim=1)
-    values, items = values.gather(1, by_id), items.gather(1, by_id)
-    values, order = values.sort(dim=1, descending=True, stable=True)
-    return items.gather(1, order).masked_fill(values == float("-inf"), 0)
-
-
 class RankingMetrics(Metric):
     """HR, NDCG and MRR of the target; coverage, novelty, popularity and diversity of the recommended lists.
 
@@ -109,13 +109,13 @@ class RankingMetrics(Metric):
     - popularity@K: mean number of training interactions of the recommended items.
     - gini@K: Gini coefficient of how often each item of the catalogue is recommended; 0 is equally often.
 
-    Where items have categories, the diversity that Probabilistic Attention (NeurIPS 2023) and GenAtt are judged by:
+    Where items have categories, coverage and F as in the code of PAtt (Liu et al., KDD 2024), and the distance:
 
-    - category_coverage@K: mean share of all categories that the list's items bear together.
-    - ild@K, intra-list distance: mean over lists of the mean over pairs of a list of 1 - Jaccard similarity of the two
-      items' categories, to 1e-10. A pair with an item without category is left out, and a list without a pair; so K = 1
+    - category_coverage@K: mean over cases of the share of all categories that the list's items bear together.
+    - ild@K, intra-list distance: mean over lists of the mean over unordered pairs of items of 1 - Jaccard similarity of
+      their categories, to 1e-10. Pairs in which an item has no category are left out, and lists without a pair; K = 1
       has none.
-    - f@K: harmonic mean of category_coverage@K and accuracy, (hr@K + ndcg@K) / 2.
+    - f@K: harmonic mean of category_coverage@K and accuracy, (hr@K + ndcg@K) / 2; 0 where both are 0.
 
     Args:
         item_counts: Training interactions of each item, (I + 1,); entry 0 is padding.
@@ -126,9 +126,9 @@ class RankingMetrics(Metric):
     full_state_update = False
     histogram: Tensor
     recommended: Tensor
-    gained: Tensor
-    distance: Tensor
-    lists: Tensor
+    gained: Tensor  # categories that come in at each place of the lists
+    distance: Tensor  # of the lists of each length
+    paired: Tensor  # lists of each length that have a pair
 
     def __init__(
         self, item_counts: Tensor, *, k: Sequence[int], categories: tuple[Tensor, Tensor] | None = None
@@ -145,12 +145,11 @@ class RankingMetrics(Metric):
         if categories is not None:
             values, offsets = categories
             self.num_categories = int(values.max()) + 1
-            # Rows of lists at once: a list has no more categories than there are, or than its items can have.
+            # Lists at once: one has no more categories than there are, and no more than its items can have.
             widest = min(self.num_categories, self.k[-1] * int(offsets.diff().max()))
             self.rows = max(1, ELEMENTS // (self.k[-1] * max(widest, self.k[-1])))
-            # Categories gained at each place of the lists; distances, and lists with a pair, for each K.
             self.add_state("gained", torch.zeros(self.k[-1], dtype=torch.long), dist_reduce_fx="sum")
-            for name in ("distance", "lists"):
+            for name in ("distance", "paired"):
                 self.add_state(name, torch.zeros(len(self.k), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, ranks: Tensor, top: Tensor) -> None:
@@ -158,7 +157,7 @@ class RankingMetrics(Metric):
         self.histogram += torch.bincount(ranks, minlength=len(self.histogram))
         for row, k in enumerate(self.k):
             self.recommended[row] += torch.bincount(top[:, :k].flatten(), minlength=self.recommended.shape[1])
-        if self.categories is not None:
+        if self.categories is not None and len(top):
             values, offsets = (part.to(top.device) for part in self.categories)
             self.categories = values, offsets
             for lists in top.split(self.rows):
@@ -178,7 +177,7 @@ class RankingMetrics(Metric):
             pairs = items[:, k - 1] * (items[:, k - 1] - 1) // 2
             total = distance[:, : k * (k - 1) // 2].sum(dim=1)
             self.distance[row] += (total // pairs.clamp(min=1)).sum()
-            self.lists[row] += (pairs > 0).sum()
+            self.paired[row] += (pairs > 0).sum()
 
     def compute(self) -> dict[str, Tensor]:
         """Metric name without the split -> float64 scalar."""
@@ -204,13 +203,13 @@ class RankingMetrics(Metric):
     def _diversity(self, values: dict[str, Tensor], cases: Tensor) -> dict[str, Tensor]:
         more = {}
         covered = self.gained.cpu().cumsum(0).double() / (cases * self.num_categories)
-        distance = self.distance.cpu().double() / 2**UNIT / self.lists.cpu().double()
+        distance = self.distance.cpu().double() / 2**UNIT / self.paired.cpu().double()
         for row, k in enumerate(self.k):
             # With the accuracy of this K: the authors' code takes that of K = 10 from K = 15 on.
             accuracy, coverage = (values[f"hr@{k}"] + values[f"ndcg@{k}"]) / 2, covered[k - 1]
             more[f"category_coverage@{k}"] = coverage
             if k > 1:
                 more[f"ild@{k}"] = distance[row]
-            either = accuracy + coverage
-            more[f"f@{k}"] = 2 * accuracy * coverage / either if either > 0 else torch.zeros_like(either)
+            both = accuracy + coverage
+            more[f"f@{k}"] = 2 * accuracy * coverage / both if both != 0 else both
         return more
