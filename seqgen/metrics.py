@@ -165,13 +165,15 @@ class RankingMetrics(Metric):
 
     def _add_categories(self, places: Tensor, shared: Tensor) -> None:
         self.gained += torch.bincount(places, minlength=len(self.gained))
-        own = shared.diagonal(dim1=1, dim2=2).long()  # (B, K)
+        own = shared.diagonal(dim1=1, dim2=2)  # (B, K)
+        a, b = own[:, :, None], own[:, None]
+        union = a + b - shared  # (B, K, K)
+        differing = (union - shared) * (a * b > 0)
         # Row after row below the diagonal: the pairs of the first K items are the first K (K - 1) / 2.
         later, earlier = torch.tril_indices(own.shape[1], own.shape[1], -1, device=own.device)
-        both = shared.flatten(1).index_select(1, later * own.shape[1] + earlier).long()  # (B, pairs)
-        a, b = own.index_select(1, later), own.index_select(1, earlier)
-        union = a + b - both
-        distance = ((union - both) << UNIT) // union.clamp(min=1) * (a * b > 0)
+        pair = later * own.shape[1] + earlier
+        union, differing = (part.flatten(1).index_select(1, pair).long() for part in (union, differing))
+        distance = (differing << UNIT) // union.clamp(min=1)  # (B, pairs)
         items = (own > 0).cumsum(1)
         for row, k in enumerate(self.k):
             pairs = items[:, k - 1] * (items[:, k - 1] - 1) // 2
