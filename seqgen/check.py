@@ -32,6 +32,7 @@ RUN_KEYS: dict[str, Any] = {
 }
 # Groups that build nothing by themselves: something else must refer to them, or they have no effect.
 REFERRED_GROUPS = ("diffusion", "attention", "loss", "optimizer", "scheduler")
+CATEGORY_METRICS = ("category_coverage", "ild", "f")  # those of data whose items have categories
 GROUPS = ("data", *REFERRED_GROUPS, "model", "trainer", "callbacks", "logger")
 
 
@@ -69,21 +70,31 @@ def check(cfg: DictConfig) -> None:
 
 
 def _check_monitors(cfg: DictConfig, container: dict[str, Any]) -> None:
-    known = [f"val/{name}@{k}" for name in ("hr", "ndcg", "coverage", "novelty", "popularity") for k in cfg.metrics.k]
+    names = ("hr", "ndcg", "coverage", "novelty", "popularity", "gini", *CATEGORY_METRICS)
+    known = [f"val/{name}@{k}" for name in names for k in cfg.metrics.k if (name, k) != ("ild", 1)]
     known.append("val/mrr")
-    monitors = {f"callbacks.{name}": node.get("monitor") for name, node in (container["callbacks"] or {}).items()}
-    monitors = {"monitor": cfg.monitor, **{f"{name}.monitor": value for name, value in monitors.items() if value}}
+    callbacks = container["callbacks"] or {}
     # A model of somebody else's may log metrics of its own.
     ours = str(container["model"].get("_target_")).startswith("seqgen.")
-    for key, value in monitors.items():
+    for key, value in monitors(container).items():
         watches_training = key != "monitor" and value.startswith("train/")
         if ours and value not in known and not watches_training:
             lengths = f" with K in metrics.k={list(cfg.metrics.k)}"
             raise UserError(f"{key}={value} is no validation metric{lengths}{nearest(value, known)}.")
-    if len(monitors) > 1 and cfg.trainer.get("limit_val_batches") == 0 and cfg.train:
+        mode = "max" if key == "monitor" else callbacks[key.split(".")[1]].get("mode")
+        if value.startswith("val/gini@") and mode == "max":
+            raise UserError(f"{key}={value} is better when small, but the largest counts as best; choose another.")
+    if len(monitors(container)) > 1 and cfg.trainer.get("limit_val_batches") == 0 and cfg.train:
         raise UserError(
             "trainer.limit_val_batches=0 leaves callbacks without the metric they watch; use callbacks=none."
         )
+
+
+def monitors(container: dict[str, Any]) -> dict[str, str]:
+    """The metrics that a plain configuration has watched, by key."""
+    nodes = (container["callbacks"] or {}).items()
+    own = {f"callbacks.{name}.monitor": node["monitor"] for name, node in nodes if node.get("monitor")}
+    return {"monitor": container["monitor"], **own}
 
 
 def check_wandb(cfg: DictConfig) -> None:

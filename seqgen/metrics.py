@@ -1,11 +1,11 @@
 """Ranking metrics from the rank of the target and from the recommended items.
 
-    B cases, I items, K list length
+    B cases, I items, K list length, C categories, E categories of all items together
 
 The rank is the number of candidates whose score is not below the target's, the target included: ties and NaN count
 against the model, so a constant or broken scorer gets nothing. All accuracy metrics come from one integer histogram
-of ranks, all list metrics from integer counts of recommended items, so any batch size and any number of processes
-give the same numbers.
+of ranks, all list metrics from integer counts of recommended items and of their categories, so any batch size and any
+number of processes give the same numbers.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from seqgen.data.catalog import ragged
 from seqgen.errors import UserError
+
+UNIT = 36  # distances are whole multiples of 2 ** -36: their sums are exact in any order, for 2 ** 27 lists or pairs
+ELEMENTS = 2**24  # of the largest tensor that an update may build
 
 
 def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
@@ -49,8 +53,51 @@ def top_items(scores: Tensor, k: int) -> Tensor:
     return items.gather(1, order).masked_fill(values == float("-inf"), 0)
 
 
+def gini(counts: Tensor) -> Tensor:
+    """Gini coefficient of counts (n,): 0 where all are equal, 1 - 1 / n where one has them all; float64 scalar.
+
+    Half the mean absolute difference of all pairs over the mean, by the closed form on sorted counts.
+    """
+    ordered = counts.double().sort().values
+    n = len(ordered)
+    weight = 2 * torch.arange(1, n + 1, dtype=torch.float64) - n - 1
+    return (weight * ordered).sum() / (n * ordered.sum())
+
+
+def category_overlaps(top: Tensor, values: Tensor, offsets: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Categories that the items of lists bring, and share.
+
+    Args:
+        top: Lists of items (B, K), 0 where a list is shorter.
+        values: Category ids of all items, (E,), as of `Catalog.category_ids`.
+        offsets: Where each item's begin, (I + 2,).
+        number: How many categories there are.
+
+    Returns:
+        The place in its list, 0 to K - 1, at which a category occurs first, for every category of every list, and how
+        many categories each two items of a list share, (B, K, K) float32 of whole numbers; the diagonal counts an
+        item's own.
+    """
+    (num_lists, k), items = top.shape, top.flatten()
+    slot, index = ragged(offsets[items], offsets[items + 1] - offsets[items])
+    row, place = slot // k, slot % k
+    # Entries by list, by category, then by place: the first of equal categories is where the list gains it.
+    key = ((row * number + values[index]) * k + place).sort().values
+    place, pair = key % k, key // k
+    first = torch.ones_like(pair, dtype=torch.bool)
+    first[1:] = pair[1:] != pair[:-1]
+    # Categories are numbered anew within each list, so that no list pays for those it lacks.
+    row = pair // number
+    distinct = torch.bincount(row[first], minlength=num_lists)
+    local = first.cumsum(0) - 1 - (distinct.cumsum(0) - distinct)[row]
+    has = torch.zeros(num_lists, k, int(distinct.max()), dtype=torch.float32, device=top.device)
+    has.view(-1)[(row * k + place) * has.shape[2] + local] = 1.0
+    with torch.autocast(top.device.type, enabled=False):  # 16 bits hold no counts above 256
+        return place[first], has @ has.mT
+
+
 class RankingMetrics(Metric):
-    """HR, NDCG and MRR of the target; coverage, novelty and popularity of the recommended lists.
+    """HR, NDCG and MRR of the target; coverage, novelty, popularity and diversity of the recommended lists.
 
     - hr@K: share of cases whose target has rank <= K.
     - ndcg@K: mean of 1 / log2(rank + 1) where rank <= K, else 0 (one relevant item, so the ideal is 1).
@@ -60,17 +107,32 @@ class RankingMetrics(Metric):
     - novelty@K: mean of -log2(share of training interactions) of the recommended items, in bits; an item without
       training interactions counts as one with a single interaction.
     - popularity@K: mean number of training interactions of the recommended items.
+    - gini@K: Gini coefficient of how often each item of the catalogue is recommended; 0 is equally often.
+
+    Where items have categories, coverage and F as in the code of PAtt (Liu et al., KDD 2024), and the distance:
+
+    - category_coverage@K: mean over cases of the share of all categories that the list's items bear together.
+    - ild@K, intra-list distance: mean over lists of the mean over unordered pairs of items of 1 - Jaccard similarity of
+      their categories, to 1e-10. Pairs in which an item has no category are left out, and lists without a pair; K = 1
+      has none.
+    - f@K: harmonic mean of category_coverage@K and accuracy, (hr@K + ndcg@K) / 2; 0 where both are 0.
 
     Args:
         item_counts: Training interactions of each item, (I + 1,); entry 0 is padding.
         k: List lengths.
+        categories: Category ids of all items and where each item's begin (`Catalog.category_ids`), or None.
     """
 
     full_state_update = False
     histogram: Tensor
     recommended: Tensor
+    gained: Tensor  # categories that come in at each place of the lists
+    distance: Tensor  # of the lists of each length
+    paired: Tensor  # lists of each length that have a pair
 
-    def __init__(self, item_counts: Tensor, *, k: Sequence[int]) -> None:
+    def __init__(
+        self, item_counts: Tensor, *, k: Sequence[int], categories: tuple[Tensor, Tensor] | None = None
+    ) -> None:
         super().__init__()
         self.k = sorted({int(length) for length in k})
         if not self.k or self.k[0] < 1 or self.k[-1] > len(item_counts) - 1:
@@ -79,12 +141,45 @@ class RankingMetrics(Metric):
         self.add_state("histogram", torch.zeros(len(item_counts) + 1, dtype=torch.long), dist_reduce_fx="sum")
         counts = torch.zeros(len(self.k), len(item_counts), dtype=torch.long)
         self.add_state("recommended", counts, dist_reduce_fx="sum")
+        self.categories = categories
+        if categories is not None:
+            values, offsets = categories
+            self.num_categories = int(values.max()) + 1
+            # Lists at once: one has no more categories than there are, and no more than its items can have.
+            widest = min(self.num_categories, self.k[-1] * int(offsets.diff().max()))
+            self.rows = max(1, ELEMENTS // (self.k[-1] * max(widest, self.k[-1])))
+            self.add_state("gained", torch.zeros(self.k[-1], dtype=torch.long), dist_reduce_fx="sum")
+            for name in ("distance", "paired"):
+                self.add_state(name, torch.zeros(len(self.k), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, ranks: Tensor, top: Tensor) -> None:
         """Add cases: ranks (B,), top (B, max K) with 0 where a list is shorter."""
         self.histogram += torch.bincount(ranks, minlength=len(self.histogram))
         for row, k in enumerate(self.k):
             self.recommended[row] += torch.bincount(top[:, :k].flatten(), minlength=self.recommended.shape[1])
+        if self.categories is not None and len(top):
+            values, offsets = (part.to(top.device) for part in self.categories)
+            self.categories = values, offsets
+            for lists in top.split(self.rows):
+                self._add_categories(*category_overlaps(lists, values, offsets, self.num_categories))
+
+    def _add_categories(self, places: Tensor, shared: Tensor) -> None:
+        self.gained += torch.bincount(places, minlength=len(self.gained))
+        own = shared.diagonal(dim1=1, dim2=2)  # (B, K)
+        a, b = own[:, :, None], own[:, None]
+        union = a + b - shared  # (B, K, K)
+        differing = (union - shared) * (a * b > 0)
+        # Row after row below the diagonal: the pairs of the first K items are the first K (K - 1) / 2.
+        later, earlier = torch.tril_indices(own.shape[1], own.shape[1], -1, device=own.device)
+        pair = later * own.shape[1] + earlier
+        union, differing = (part.flatten(1).index_select(1, pair).long() for part in (union, differing))
+        distance = (differing << UNIT) // union.clamp(min=1)  # (B, pairs)
+        items = (own > 0).cumsum(1)
+        for row, k in enumerate(self.k):
+            pairs = items[:, k - 1] * (items[:, k - 1] - 1) // 2
+            total = distance[:, : k * (k - 1) // 2].sum(dim=1)
+            self.distance[row] += (total // pairs.clamp(min=1)).sum()
+            self.paired[row] += (pairs > 0).sum()
 
     def compute(self) -> dict[str, Tensor]:
         """Metric name without the split -> float64 scalar."""
@@ -104,4 +199,19 @@ class RankingMetrics(Metric):
             values[f"coverage@{k}"] = (recommended > 0).double().mean()
             values[f"novelty@{k}"] = (recommended * information).sum() / total
             values[f"popularity@{k}"] = (recommended * item_counts).sum() / total
-        return values
+            values[f"gini@{k}"] = gini(recommended)
+        return values if self.categories is None else values | self._diversity(values, cases)
+
+    def _diversity(self, values: dict[str, Tensor], cases: Tensor) -> dict[str, Tensor]:
+        more = {}
+        covered = self.gained.cpu().cumsum(0).double() / (cases * self.num_categories)
+        distance = self.distance.cpu().double() / 2**UNIT / self.paired.cpu().double()
+        for row, k in enumerate(self.k):
+            # With the accuracy of this K: the authors' code takes that of K = 10 from K = 15 on.
+            accuracy, coverage = (values[f"hr@{k}"] + values[f"ndcg@{k}"]) / 2, covered[k - 1]
+            more[f"category_coverage@{k}"] = coverage
+            if k > 1:
+                more[f"ild@{k}"] = distance[row]
+            both = accuracy + coverage
+            more[f"f@{k}"] = 2 * accuracy * coverage / both if both != 0 else both
+        return more

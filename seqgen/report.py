@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from seqgen.errors import UserError
 from seqgen.results import identity
 
 DEFAULT_METRICS = [f"test/{name}" for name in ("hr@10", "ndcg@10", "mrr", "coverage@10", "novelty@10")]
+DIVERSITY = ("hr", "ndcg", "category_coverage", "ild", "f", "coverage", "gini")  # what `diversity@K` stands for
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,18 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     return f"did you mean {difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)[0]}?"
 
 
+def _columns(metrics: Iterable[str], known: Collection[str]) -> list[str]:
+    """The metrics asked for, `diversity@K` as the columns it stands for, as far as the runs have them."""
+    columns: list[str] = []
+    for metric in metrics:
+        name, _, k = metric.partition("@")
+        group = [f"test/{part}@{k}" for part in DIVERSITY] if name == "diversity" else [metric]
+        columns += [column for column in group if column in known] or [metric]
+    if unknown := [name for name in columns if name not in known]:
+        raise UserError(f"unknown metric {unknown[0]}: {_nearest(unknown[0], known)}")
+    return list(dict.fromkeys(columns))
+
+
 def _baselines(groups: dict[str, list[Run]], name: str | None) -> dict[tuple[str, str], str]:
     """Find the label of each data set's baseline: its first row, or the only group of that name."""
     names: list[tuple[str, str]] = []
@@ -202,7 +215,8 @@ def report(
 
     Args:
         folders: Folders, searched recursively.
-        metrics: Metrics of ``results.json``, ``train_epoch_s`` (median), ``parameters``; None for the usual.
+        metrics: Metrics of ``results.json``, ``train_epoch_s`` (median), ``parameters``, and ``diversity@K`` for the
+            accuracy at K beside what the lists cover and repeat; None for the usual.
         baseline: ``model``, ``model/attention`` or a label; None for the first row of each data set.
         compare: Metric of the paired difference: ``test/ndcg@K``, ``test/hr@K`` or ``test/mrr``.
         samples: Number of bootstrap samples.
@@ -221,9 +235,8 @@ def report(
         raise UserError(f"samples={samples} must be at least 1 and seed={seed} at least 0")
     runs = _find(folders, [] if notes is None else notes)
     known = dict.fromkeys(name for run in runs for name in run.numbers)
-    if unknown := [name for name in metrics or () if name not in known]:
-        raise UserError(f"unknown metric {unknown[0]}: {_nearest(unknown[0], known)}")
-    metrics = metrics or [name for name in (*DEFAULT_METRICS, "train_epoch_s") if name in known]
+    usual = [name for name in (*DEFAULT_METRICS, "train_epoch_s") if name in known]
+    metrics = _columns(metrics, known) if metrics else usual
     groups = _group(runs)
     baselines = _baselines(groups, baseline)
     found: dict[str, list[float]] = {}
@@ -271,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m seqgen.report", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("folders", nargs="+", help="folders, searched recursively for results.json")
-    add("--metrics", type=lambda text: re.split(", *", text), help="test/hr@5,train_epoch_s,parameters,...")
+    add("--metrics", type=lambda text: re.split(", *", text), help="test/hr@5,diversity@10,train_epoch_s,parameters")
     add("--baseline", help="sasrec, sasrec/softmax or a whole label (default: first row of each data set)")
     add("--compare", default="test/ndcg@10", help="metric of Δ: test/ndcg@K, test/hr@K or test/mrr")
     add("--csv", type=Path, help="also write the table to this file, in full precision")

@@ -8,6 +8,7 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, _Su
 
 from seqgen import config, summary
 from seqgen.callbacks import AtomicCheckpointIO, Recorder, StepSeed
+from seqgen.check import CATEGORY_METRICS, monitors
 from seqgen.checkpoint import read_checkpoint, refuse_changed_settings
 from seqgen.data.datamodule import SequenceDataModule
 from seqgen.errors import UserError
@@ -19,8 +20,12 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
     """The trainer with its loggers and callbacks, the record's among them.
 
     Raises:
-        UserError: A setting does not go with the model, or with a sweep.
+        UserError: A setting does not go with the model, with the data, or with a sweep.
     """
+    for key, value in monitors(model.config).items():
+        if model.val_metrics.categories is None and value.removeprefix("val/").split("@")[0] in CATEGORY_METRICS:
+            data = config.choices()["data"]
+            raise UserError(f"{key}={value} needs categories, which no item of data={data} has; choose another metric.")
     if not model.trainable and str(cfg.trainer.precision) in ("16-true", "bf16-true"):
         name = config.choices()["model"]
         raise UserError(f"trainer.precision={cfg.trainer.precision} rounds the scores of model={name} to ties.")

@@ -94,15 +94,15 @@ def print_summary(record: RunRecord) -> None:
 
 
 def _metric_table(metrics: dict[str, float], split: str) -> Table:
-    """Metrics with a list length: one row per K, one column per metric."""
-    names = list(dict.fromkeys(name.partition("@")[0] for name in metrics if "@" in name))
+    """Metrics with a list length: one row per metric, one column per K."""
+    lengths = sorted({int(name.partition("@")[2]) for name in metrics if "@" in name})
     table = Table()
     table.add_column(f"{split}, K")
-    for name in names:
-        table.add_column(name, justify="right")
-    for k in sorted({int(name.partition("@")[2]) for name in metrics if "@" in name}):
-        cells = (metrics.get(f"{name}@{k}") for name in names)  # a model's own metric may lack some K
-        table.add_row(str(k), *("-" if value is None else f"{value:.4g}" for value in cells))
+    for k in lengths:
+        table.add_column(str(k), justify="right")
+    for name in dict.fromkeys(name.partition("@")[0] for name in metrics if "@" in name):
+        cells = (metrics.get(f"{name}@{k}") for k in lengths)  # not every metric has all K
+        table.add_row(name, *("-" if value is None else f"{value:.4g}" for value in cells))
     return table
 
 

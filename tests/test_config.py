@@ -1,6 +1,7 @@
 """Every option composes and fits what it builds; what is wrong is refused in one sentence."""
 
 import inspect
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,12 @@ def test_precedence_is_command_line_then_experiment_then_model_then_root(tmp_pat
         (["metrics.k=[0,5]"], "metrics.k=[0, 5] must hold at least one list length, each at least 1"),
         (["monitor=val/ndgc@10"], "no validation metric with K in metrics.k=[1, 5, 10, 20]; did you mean val/ndcg@10"),
         (["monitor=val/ndcg@7"], "monitor=val/ndcg@7 is no validation metric"),
+        (["monitor=val/ild@1"], "monitor=val/ild@1 is no validation metric"),
+        (["monitor=val/gini@10"], "monitor=val/gini@10 is better when small, but the largest counts as best"),
+        (
+            ["callbacks.early_stopping.monitor=val/gini@10"],
+            "callbacks.early_stopping.monitor=val/gini@10 is better when small, but the largest counts as best",
+        ),
         (["ckpt_path=/no/such.ckpt"], "ckpt_path=/no/such.ckpt is not a file"),
         (["train=false", "test=false"], "leaves nothing to do"),
         (["+paths.foo=1"], "paths.foo is a key that nothing reads; choose one of paths.data_dir"),
@@ -178,6 +185,38 @@ def test_refused_by_what_is_built(
     assert text is not None
     assert told in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("key", ["monitor", "callbacks.early_stopping.monitor"])
+@pytest.mark.parametrize("metric", ["category_coverage", "ild", "f"])
+def test_a_metric_that_the_data_cannot_have_is_not_watched(key: str, metric: str, tmp_path: Path) -> None:
+    from seqgen.run import run
+
+    rows = [f"{user},{(user + 3 * t) % 11},{t}" for user in range(20) for t in range(8)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time", *rows]))
+    columns = ("user=user", "item=item", "timestamp=time")
+    data = ["data=custom", f"data.path={tmp_path}/log.csv", *(f"data.columns.{column}" for column in columns)]
+    sentence = f"{key}=val/{metric}@5 needs categories, which no item of data=custom has; choose another metric"
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        run(compose(tmp_path, *data, "model=sasrec", "metrics.k=[5,10]", f"{key}=val/{metric}@5"))
+    assert not (tmp_path / "checkpoints").exists()  # nothing was trained
+    run(compose(tmp_path, *data, "model=popularity", "metrics.k=[5,10]", "monitor=val/hr@5"))
+    names = set(json.loads((tmp_path / "results.json").read_text())["metrics"])
+    assert {"test/gini@5", "val/gini@5"} <= names
+    assert not any(metric in re.split("[/@]", name) for name in names)
+
+
+def test_all_that_is_measured_can_be_watched(tmp_path: Path) -> None:
+    from seqgen.run import run
+
+    run(compose(tmp_path, *TINY, "model=popularity", "metrics.k=[1,5]", "monitor=val/mrr"))
+    names = json.loads((tmp_path / "results.json").read_text())["metrics"]
+    watched = {name for name in names if name.startswith("val/")} - {"val/unhittable"}
+    assert {"val/ild@5", "val/f@1"} < watched
+    for name in watched:
+        mode = "min" if "gini" in name else "max"
+        stop = "callbacks.early_stopping"
+        check(compose(tmp_path, "metrics.k=[1,5]", "monitor=val/mrr", f"{stop}.monitor={name}", f"{stop}.mode={mode}"))
 
 
 def test_the_sentence_for_an_error_of_ours_is_none() -> None:

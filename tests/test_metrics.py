@@ -1,5 +1,6 @@
 """Ranks, recommended lists and metrics against sorting and against numbers worked out by hand."""
 
+from itertools import combinations
 from math import log2
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from seqgen import metrics as metrics_module
+from seqgen.data.catalog import Catalog
 from seqgen.errors import UserError
-from seqgen.metrics import RankingMetrics, target_ranks, top_items
+from seqgen.metrics import RankingMetrics, gini, target_ranks, top_items
 
 INF, NAN = float("inf"), float("nan")
 
@@ -97,6 +100,8 @@ BY_HAND = {
     "novelty@3": (2 * BITS[1] + 2 * BITS[2] + 3 * BITS[3] + BITS[5]) / 8,
     "popularity@1": (5 + 2 + 0) / 3,
     "popularity@3": (5 + 2 + 1 + 2 + 5 + 1 + 0 + 1) / 8,
+    "gini@1": (2 * 1 + 4 * 1) / (5 * 3),  # 0, 0, 1, 1, 1 times, weighted -4, -2, 0, 2, 4
+    "gini@3": (-2 * 1 + 2 * 2 + 4 * 3) / (5 * 8),  # 0, 1, 2, 2, 3 times
 }
 
 
@@ -121,25 +126,146 @@ def test_constant_scorer_gets_next_to_nothing() -> None:
     assert values["mrr"].item() == pytest.approx(1 / 5)
 
 
+# Items 1 and 4 have the same categories, 3 and 5 none in common with any other; 2 has none, and is in no pair.
+KINDS = [["a", "b", "a"], [], ["c"], ["b", "a"], ["d", "e", "f"]]
+
+
+def category_ids(kinds: list[list[str]] | None, num_items: int = 5) -> tuple[Tensor, Tensor] | None:
+    ids = list(range(num_items))
+    counts = torch.ones(num_items + 1)
+    known = {"num_items": num_items, "num_users": 0, "item_counts": counts, "item_ids": ids, "user_ids": []}
+    return Catalog(fingerprint="", categories=kinds, **known).category_ids()
+
+
+def random_kinds(num_items: int, names: int, widest: int, seed: int) -> list[list[str]]:
+    """Categories of each item, some of them twice; one item in four has none."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, widest + 1, num_items) * (rng.random(num_items) > 0.25)
+    return [[f"c{name}" for name in rng.integers(0, names, size)] for size in sizes]
+
+
+def random_lists(rows: int, num_items: int, k: int, seed: int) -> Tensor:
+    """Distinct items, and masked places at the end of some lists; the first list is empty, the second has one item."""
+    rng = np.random.default_rng(seed)
+    lists = np.stack([rng.permutation(num_items)[:k] + 1 for _ in range(rows)])
+    lengths = np.where(rng.random(rows) < 0.3, rng.integers(0, k, rows), k)
+    lengths[:2] = 0, 1
+    return torch.from_numpy(np.where(np.arange(k) < lengths[:, None], lists, 0))
+
+
+def test_category_ids_of_items() -> None:
+    assert category_ids(None) is None
+    assert category_ids([[]] * 5) is None
+    found = category_ids(KINDS)
+    assert found is not None
+    values, offsets = found
+    assert values.tolist() == [0, 1, 2, 1, 0, 3, 4, 5]
+    assert offsets.tolist() == [0, 0, 2, 2, 3, 5, 8]
+
+
+def test_diversity_worked_out_by_hand() -> None:
+    metrics = RankingMetrics(COUNTS, k=[3, 1], categories=category_ids(KINDS))
+    metrics.update(torch.tensor([1, 3, 6, 6]), torch.tensor([[1, 4, 3], [1, 2, 4], [5, 3, 0], [2, 5, 0]]))
+    values = {name: value.item() for name, value in metrics.compute().items()}
+    accuracy = {1: 1 / 4, 3: (2 / 4 + 1.5 / 4) / 2}
+    covered = {1: (2 + 2 + 3 + 0) / 4 / 6, 3: (3 + 2 + 4 + 3) / 4 / 6}
+    assert {name: value for name, value in values.items() if name not in BY_HAND} == pytest.approx(
+        {
+            # Pairs of the first list: 1 4, 1 3, 4 3; of the second: 1 4; of the third: 5 3; the fourth has none.
+            "ild@3": ((0 + 1 + 1) / 3 + 0 + 1) / 3,
+            **{f"category_coverage@{k}": covered[k] for k in (1, 3)},
+            **{f"f@{k}": 2 * accuracy[k] * covered[k] / (accuracy[k] + covered[k]) for k in (1, 3)},
+        },
+        abs=1e-10,
+    )
+    assert values["gini@1"] == pytest.approx((2 * 1 + 4 * 2) / (5 * 4))
+    assert values["gini@3"] == 0  # every item twice; a masked place is no item
+
+
+@pytest.mark.parametrize("elements", [1, 3000, 2**24])
+@pytest.mark.parametrize(("names", "widest"), [(6, 3), (400, 25), (1, 1)])
+def test_diversity_is_what_a_plain_loop_finds(
+    names: int, widest: int, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_module, "ELEMENTS", elements)
+    lengths, items, rows = (1, 2, 5, 20), 40, 60
+    kinds, top = random_kinds(items, names, widest, seed=names), random_lists(rows, items, 20, seed=widest)
+    ranks = torch.arange(rows) % (items + 1) + 1
+    metrics = RankingMetrics(torch.arange(items + 1), k=lengths, categories=category_ids(kinds, items))
+    assert (metrics.rows < rows) == (elements < 2**24)
+    metrics.update(ranks, top)
+    values = {name: value.item() for name, value in metrics.compute().items()}
+    sets = [set[str](), *map(set, kinds)]
+    for k in lengths:
+        lists = [[item for item in row[:k] if item > 0] for row in top.tolist()]
+        share = np.mean([len(set().union(*(sets[item] for item in own))) for own in lists]) / len(set().union(*sets))
+        assert values[f"category_coverage@{k}"] == pytest.approx(share, rel=1e-14)
+        accuracy = np.mean([(1 + 1 / log2(rank + 1)) / 2 if rank <= k else 0.0 for rank in ranks.tolist()])
+        assert values[f"f@{k}"] == pytest.approx(2 * accuracy * share / (accuracy + share), rel=1e-13)
+        known = [[sets[item] for item in own if sets[item]] for own in lists]
+        distances = [[1 - len(a & b) / len(a | b) for a, b in combinations(own, 2)] for own in known]
+        means = [np.mean(own) for own in distances if own]
+        assert means or k == 1
+        assert values.get(f"ild@{k}") == (pytest.approx(np.mean(means), abs=1e-10) if k > 1 else None)
+        times = np.bincount(np.concatenate(lists).astype(int), minlength=items + 1)[1:]
+        pairs = np.abs(times[:, None] - times).mean()
+        assert values[f"gini@{k}"] == pytest.approx(pairs / 2 / times.mean(), rel=1e-13)
+
+
+def test_a_constant_recommender_repeats_itself() -> None:
+    kinds = [["a"], ["b"]] * 500
+    metrics = RankingMetrics(torch.ones(1001).long(), k=[1, 2], categories=category_ids(kinds, 1000))
+    metrics.update(torch.full((300,), 1001), torch.tensor([[7, 9]]).expand(300, 2))
+    values = {name: value.item() for name, value in metrics.compute().items()}
+    assert values["gini@1"] == pytest.approx(1 - 1 / 1000)
+    assert values["gini@2"] == pytest.approx(1 - 2 / 1000)
+    assert (values["category_coverage@2"], values["ild@2"], values["f@2"]) == (1 / 2, 0, 0)
+
+
+def test_gini_of_equal_counts_is_0_whatever_their_order() -> None:
+    assert gini(torch.full((7,), 3)) == 0
+    counts = torch.tensor([5, 0, 2, 9, 0])
+    assert gini(counts) == gini(counts.flip(0))
+
+
+@pytest.mark.parametrize("kinds", [None, [[]] * 5])
+def test_without_categories_there_is_gini_only(kinds: list[list[str]] | None) -> None:
+    metrics = RankingMetrics(COUNTS, k=[1, 3], categories=category_ids(kinds))
+    metrics.update(target_ranks(SCORES, TARGETS), top_items(SCORES, 3))
+    assert set(metrics.compute()) == set(BY_HAND)
+
+
+def test_metrics_are_no_part_of_a_checkpoint() -> None:
+    assert RankingMetrics(COUNTS, k=[1, 3], categories=category_ids(KINDS)).state_dict() == {}
+
+
 def test_any_split_into_batches_and_processes_gives_the_same_numbers() -> None:
     scores = messy_scores(rows=97)
     ranks, top = target_ranks(scores, torch.arange(97) % 30 + 1), top_items(scores, 10)
-    counts = torch.arange(31)
-    whole = RankingMetrics(counts, k=[1, 5, 10])
+    categories = category_ids(random_kinds(30, 9, 4, seed=0), 30)
+
+    def make() -> RankingMetrics:
+        return RankingMetrics(torch.arange(31), k=[1, 5, 10], categories=categories)
+
+    whole = make()
     whole.update(ranks, top)
     expected = whole.compute()
+    assert {"category_coverage@1", "ild@5", "f@10", "gini@10"} < set(expected)
     for size in (1, 10, 96):
-        parts = RankingMetrics(counts, k=[1, 5, 10])
+        parts = make()
         for some_ranks, some_top in zip(ranks.split(size), top.split(size), strict=True):
             parts.update(some_ranks, some_top)
+        parts.update(ranks[:0], top[:0])  # a process may have no row of the last batch
         assert parts.compute() == expected
-    processes = [RankingMetrics(counts, k=[1, 5, 10]) for _ in range(2)]
-    for rank, process in enumerate(processes):
-        process.update(ranks[rank::2], top[rank::2])
-    first, second = (process.metric_state for process in processes)
-    assert set(first) == {"histogram", "recommended"}
-    for name, state in whole.metric_state.items():
-        assert torch.equal(first[name] + second[name], state)
+    for count in (2, 4):
+        processes = [make() for _ in range(count)]
+        for rank, process in enumerate(processes):
+            process.update(ranks[rank::count], top[rank::count])
+        states = [process.metric_state for process in processes]
+        assert set(states[0]) == {"histogram", "recommended", "gained", "distance", "paired"}
+        for name, state in whole.metric_state.items():
+            assert not state.is_floating_point()  # sums in any order are the same
+            assert torch.equal(torch.stack([own[name] for own in states]).sum(0), state)
 
 
 def test_reset_forgets() -> None:

@@ -50,6 +50,8 @@ def test_a_run_leaves_results_ranks_and_checkpoints(tmp_path: Path) -> None:
     )
     assert len(results["history"]) == results["epochs"] == 2
     assert {"test/hr@10", "test/ndcg@5", "test/mrr", "test/coverage@10", "val/ndcg@10"} <= set(results["metrics"])
+    diversity = {f"{split}/{name}@5" for split in ("val", "test") for name in ("category_coverage", "ild", "f", "gini")}
+    assert diversity <= set(results["metrics"])
     assert results["timing"]["train_targets_per_s"] > 0
     assert len(results["timing"]["train_epoch_s"]) == 2
     assert results["peak_memory_mb"]["host"] > 0
@@ -251,6 +253,7 @@ def test_metrics_of_one_two_and_four_processes_are_equal_to_the_last_digit(tmp_p
         assert shown.returncode == 0, shown.stderr
         results = json.loads((folder / "results.json").read_text())
         tested = {name: value for name, value in one["metrics"].items() if name.startswith("test/")}
+        assert {"test/category_coverage@10", "test/ild@10", "test/f@10", "test/gini@10"} < set(tested)
         assert {name: results["metrics"][name] for name in tested} == tested
         assert pl.read_parquet(folder / "ranks.parquet").equals(ranks)
 
@@ -413,3 +416,18 @@ def test_mqsa_ted_stands_between_the_transition_baseline_and_the_oracle(seed: in
         value[model] = json.loads((tmp_path / model / "results.json").read_text())["metrics"]["test/ndcg@10"]
     assert value["mqsa_ted"] > 1.2 * value["transition"]
     assert value["mqsa_ted"] < 0.95 * value["oracle"]
+
+
+@pytest.mark.data
+def test_diversity_of_a_real_catalogue(tmp_path: Path, real_data: Any) -> None:
+    real_data("ml-100k")
+    cfg = config.compose(["data=ml100k", "model=popularity", *QUIET], output_dir=tmp_path)
+    categories = config.build(cfg, "data").catalog.categories
+    assert len({name for names in categories for name in names}) == 19  # "unknown" is a genre of the set's own
+    run(cfg)
+    metrics = json.loads((tmp_path / "results.json").read_text())["metrics"]
+    for split in ("val", "test"):
+        covered = [metrics[f"{split}/category_coverage@{k}"] for k in (1, 5, 10, 20)]
+        assert 0 < covered[0] < covered[1] < covered[2] < covered[3] < 1
+        assert all(0 < metrics[f"{split}/ild@{k}"] < 1 for k in (5, 10, 20))
+        assert metrics[f"{split}/gini@20"] > 0.9  # nearly the same list for everyone

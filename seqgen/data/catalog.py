@@ -60,6 +60,18 @@ class Catalog:
         counts[0] = -1
         return counts.argsort(descending=True, stable=True)
 
+    def category_ids(self) -> tuple[Tensor, Tensor] | None:
+        """Categories by number; None where no item has any.
+
+        Returns:
+            Ids 0..C - 1 of each item's distinct categories, one item after another, (E,), and where they begin,
+            (num_items + 2,): item i has `values[offsets[i]:offsets[i + 1]]`, and item 0, padding, none; both int64.
+        """
+        own = [dict.fromkeys(names) for names in self.categories or ()]
+        number: dict[str, int] = {}
+        values = [number.setdefault(name, len(number)) for names in own for name in names]
+        return (torch.tensor(values), torch.tensor([0, 0, *map(len, own)]).cumsum(0)) if values else None
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: plain containers and tensors, so that `torch.load(weights_only=True)` reads it."""
         kept = (

@@ -53,8 +53,9 @@ class SequentialRecommender(L.LightningModule):
         super().__init__()
         self.num_items, self.catalog_state = catalog.num_items, catalog.state()
         self.loss_function, self.make_optimizer, self.make_scheduler = loss, optimizer, scheduler
-        self.val_metrics = RankingMetrics(catalog.item_counts, k=metrics_k)
-        self.test_metrics = RankingMetrics(catalog.item_counts, k=metrics_k)
+        categories = catalog.category_ids()
+        self.val_metrics = RankingMetrics(catalog.item_counts, k=metrics_k, categories=categories)
+        self.test_metrics = RankingMetrics(catalog.item_counts, k=metrics_k, categories=categories)
         self.max_k = max(metrics_k)
         self.config: dict[str, Any] = {}  # the run's composed configuration, kept in checkpoints
         self.evaluated: dict[str, float] = {}  # the newest metrics in full precision
