@@ -143,7 +143,7 @@ class DiffusionAttention(GeneratedAttention):
     def generate(self, query: Tensor, context: Tensor, mask: SequenceMask, progress: float) -> tuple[Tensor, Aux]:
         """Logits (b, H, r, l); the auxiliary losses in training."""
         given = self.context_in(self.context(query, context, mask))  # (b, R, F)
-        if given.shape[1] != query.shape[1]:
+        if self.context.kind != "prefix":
             given = given + self.row((mask.lengths[:, None] - 1 - mask.query_columns).clamp(min=0))
         keys = self.logits.keys(context)
         state = self._start(query, mask)
