@@ -92,7 +92,10 @@ def test_precedence_is_command_line_then_experiment_then_model_then_root(tmp_pat
         ),
         (["model=transition", "loss=bce"], "loss=bce has no effect on model=transition"),
         (["model=oracle", "scheduler=cosine"], "scheduler=cosine has no effect on model=oracle"),
-        (["model=sasrec", "attention=none"], "model=sasrec needs attention=; choose one of multi_query, softmax, vae"),
+        (
+            ["model=sasrec", "attention=none"],
+            "model=sasrec needs attention=; choose one of diffusion, hstu, linear, multi_query,",
+        ),
         (["model=mqsa_ted", "loss=none"], "model=mqsa_ted needs loss=; choose one of bce, ce"),
         (["model.hidden_dim=abc"], "model.hidden_dim=abc must be an integer"),
         (["model.dropout=true"], "model.dropout=True must be a number"),

@@ -129,7 +129,8 @@ def test_block_drops_twice_in_the_feed_forward_network() -> None:
 
 
 def make_encoder(branches: Any, **settings: Any) -> Encoder:
-    return stirred(Encoder(branches, **SIZES | {"num_layers": 1, "max_len": 4} | settings))
+    inference = {"samples": 0, "temperature": 1.0}
+    return stirred(Encoder(branches, **SIZES | {"num_layers": 1, "max_len": 4, "inference": inference} | settings))
 
 
 @pytest.mark.parametrize("norm", NORMS)

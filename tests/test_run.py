@@ -303,7 +303,7 @@ def test_an_interrupted_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["model=sasrecc"], "model=sasrecc does not exist; did you mean sasrec; choose one of cddrec, mqsa_ted,"),
+        (["model=sasrecc"], "model=sasrecc does not exist; did you mean sasrec; choose one of cddrec, genatt,"),
         (["modle=sasrec"], "modle is not a key of this configuration; did you mean model."),
         (["model.hiden_dim=3"], "model.hiden_dim is not a key of this configuration; did you mean model.hidden_dim."),
         (["num_heads=3"], "num_heads is not a key of this configuration; did you mean attention.num_heads."),
@@ -341,7 +341,7 @@ def test_a_sweep_over_processes_that_start_themselves_is_refused(tmp_path: Path)
 
 def test_help_and_composed_configuration_are_shown_without_torch(tmp_path: Path) -> None:
     shown = command("seqgen.run", "--help", cwd=tmp_path)
-    assert "model: cddrec, mqsa_ted, oracle, popularity, sasrec, transition" in shown.stdout
+    assert "model: cddrec, genatt, mqsa_ted, oracle, popularity, sasrec, transition" in shown.stdout
     without_torch = (
         "import sys; sys.modules['torch'] = None; import runpy; runpy.run_module('seqgen.run', run_name='__main__')"
     )

@@ -102,8 +102,8 @@ def branches(
 class DiffusionAttention(GeneratedAttention):
     """Logits from an unrolled reverse process; from A_T = 0 outside training, unless samples are asked for.
 
-    Auxiliary: `diffusion`, mean squared error of the denoised logits over cells; `logit_variance`, over the cells of a
-    row (weight 0, only told): with `own` it sinks to 0 where the diffusion loss overrules the recommendation.
+    Auxiliary: `diffusion`, mean squared error of the denoised logits over the cells of a row; `logit_variance`, over
+    them (weight 0, only told): with `own` it sinks to 0 where the diffusion loss overrules the recommendation.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class DiffusionAttention(GeneratedAttention):
     def generate(self, query: Tensor, context: Tensor, mask: SequenceMask, progress: float) -> tuple[Tensor, Aux]:
         """Logits (b, H, r, l); the auxiliary losses in training."""
         given = self.context_in(self.context(query, context, mask))  # (b, R, F)
-        if given.shape[1] != query.shape[1]:
+        if self.context.kind != "prefix":
             given = given + self.row((mask.lengths[:, None] - 1 - mask.query_columns).clamp(min=0))
         keys = self.logits.keys(context)
         state = self._start(query, mask)
@@ -217,6 +217,9 @@ def centered(logits: Tensor, mask: SequenceMask) -> Tensor:
 
 
 def _mean(values: Tensor, mask: SequenceMask) -> Tensor:
-    """Mean over heads and over the allowed cells of real rows, (b, H, r, l) -> ()."""
-    cells = mask.allowed & mask.query_valid[:, None, :, None]
-    return (values * cells).sum() / (cells.sum() * values.shape[1])
+    """Mean over heads and over the allowed cells of a row, then over real rows, (b, H, r, l) -> ().
+
+    Over all cells at once a batch's mean would depend on how its sequences are grouped.
+    """
+    of_rows = ((values * mask.allowed).sum(-1) / mask.allowed.sum(-1)).mean(1)  # (b, r)
+    return (of_rows * mask.query_valid).sum() / mask.query_valid.sum()

@@ -81,6 +81,7 @@ def in_one_group(batch: SequenceBatch, extra: int = 0) -> SequenceBatch:
 
 SIZES: dict[str, Any] = {"hidden_dim": 8, "num_layers": 1, "ffn_dim": 8, "activation": "relu", "norm": "query"}
 PARTS: dict[str, Any] = {"optimizer": torch.optim.Adam, "scheduler": None, "metrics_k": [1, 3], "max_len": MAX_LEN}
+PARTS["inference"] = {"samples": 0, "temperature": 1.0}
 
 
 def make(kind: type[SequentialRecommender], catalog: Catalog, *, seed: int = 0, **settings: Any) -> Any:

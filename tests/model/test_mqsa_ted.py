@@ -91,6 +91,7 @@ def test_total_is_the_weighted_sum_of_its_parts(attention: Any) -> None:
     model = mqsa_ted(CATALOG, attention=attention, distill_weight=0.25)
     parts = model.loss(training(HISTORIES))
     weights = {"recommendation": 1.0, "distillation": 0.25} | ({"kl": 0.7} if "kl" in parts else {})
+    weights |= {"active_units": 0.0} if "kl" in parts else {}
     assert set(parts) == {"total", *weights}
     torch.testing.assert_close(parts["total"], sum(weight * parts[name] for name, weight in weights.items()))
 
