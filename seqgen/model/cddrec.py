@@ -11,6 +11,7 @@ Wang, Liu, Yang, Yu, "Conditional Denoising Diffusion for Sequential Recommendat
   and a negative item (13), in-view contrast of xhat_t with x_t (14), cross-view contrast of xhat_t with the prediction
   from an augmented view of the sequence (15).
 - Inference: the direct prediction at t = 1, by cosine with the items.
+- Not in the paper: `condition_on_x_t` feeds x_t to the decoder, whose steps then are a chain that inference runs.
 
 Where we leave the reference code (github.com/YuWang-1024/CDDRec):
 
@@ -26,6 +27,7 @@ Where we leave the reference code (github.com/YuWang-1024/CDDRec):
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import torch
@@ -53,10 +55,11 @@ FOURIER_FEATURES, LEAST_TEMPERATURE = 256, 0.3  # of the random-feature contrast
 class Inference(TypedDict):
     """How a fitted model predicts.
 
-    steps: The first so many steps, averaged with the weights 1/t they have in training; 1 is the paper's.
+    steps: The first so many steps, averaged with the weights 1/t they have in training; 1 is the paper's. With
+        `condition_on_x_t` so many reverse steps from T to 0.
     samples: Draws of the noise, averaged; only with `noise`.
     noise: Add the noise of each step: one vector, the same for all users and runs, so that nobody's recommendations
-        depend on the batch. It shifts the scores of an item alike for all.
+        depend on the batch. It shifts the scores of an item alike for all. With `condition_on_x_t` it is x_T.
     """
 
     steps: int
@@ -87,9 +90,19 @@ class StepDecoder(nn.Module):
         num_heads: Heads of the attention.
         ffn_dim: Inner width of the feed-forward network.
         dropout: Of the attention weights, of both residuals and inside the feed-forward network.
+        condition_on_x_t: x_t is an input. It enters the stream of its own position only, never keys and values.
     """
 
-    def __init__(self, *, num_steps: int, hidden_dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+    def __init__(
+        self,
+        *,
+        num_steps: int,
+        hidden_dim: int,
+        num_heads: int,
+        ffn_dim: int,
+        dropout: float,
+        condition_on_x_t: bool,
+    ) -> None:
         super().__init__()
         check_heads(num_heads, hidden_dim, key="model.decoder_heads")
         check_probability("model.decoder_dropout", dropout)
@@ -99,14 +112,17 @@ class StepDecoder(nn.Module):
         self.inner, self.outer = nn.Linear(hidden_dim, ffn_dim), nn.Linear(ffn_dim, hidden_dim)
         self.norm_attention, self.norm_ffn = nn.LayerNorm(hidden_dim), nn.LayerNorm(hidden_dim)
         self.dropout = nn.Dropout(dropout)
+        self.noisy = nn.Linear(hidden_dim, hidden_dim) if condition_on_x_t else None
 
-    def forward(self, context: Tensor, past: SequenceMask, steps: Tensor) -> Tensor:
-        """Context (b, l, D), steps (K,) of 1..T -> (K, b, r, D), for the query rows of the mask."""
-        rows, step = past.query_rows(context), self.step(steps - 1)
+    def forward(self, context: Tensor, past: SequenceMask, steps: Tensor, noisy: Tensor | None = None) -> Tensor:
+        """Context (b, l, D), steps (K,) of 1..T, x_t (K, b, r, D) -> (K, b, r, D), for the query rows of the mask."""
+        rows, added = past.query_rows(context), self.step(steps - 1)[:, None, None]
         count, (batch, length, _) = len(steps), rows.shape
-        stream = rows + step[:, None, None]  # (K, b, r, D)
+        if self.noisy is not None:
+            added = added + self.noisy(noisy)
+        stream = rows + added  # (K, b, r, D)
         # The query is linear: rows and steps are projected once each, not once a pair. Steps then lie beside rows.
-        query = self.query(rows) + F.linear(step, self.query.weight)[:, None, None]
+        query = self.query(rows) + F.linear(added, self.query.weight)
         query = split_heads(query.transpose(0, 1).reshape(batch, count * length, -1), self.num_heads)
         key, value = split_heads(self.key(context), self.num_heads), split_heads(self.value(context), self.num_heads)
         allowed = past.allowed.repeat(1, 1, count, 1)
@@ -136,6 +152,8 @@ class CDDRec(SequentialRecommender):
         decoder_dropout: Dropout of the decoder.
         steps_per_batch: Steps drawn for a batch with the probability of their weights; None takes all T.
         noisy_targets: The positive of a step is the target noised as far; off, it is the clean one.
+        condition_on_x_t: Ours: the decoder gets the noisy target and predicts the clean one; inference starts from
+            x_T = 0, or from noise, and runs the reverse chain (DDIM).
         cross_divergence: `bce` on dot products, as the reference code, or `kl` between the two Gaussians, as the paper.
         contrast: Denominator of the contrastive losses: `exact`, or `fourier` (random features, as the reference code).
         contrast_weight: lambda.
@@ -176,6 +194,7 @@ class CDDRec(SequentialRecommender):
         decoder_dropout: float,
         steps_per_batch: int | None,
         noisy_targets: bool,
+        condition_on_x_t: bool,
         cross_divergence: Divergence,
         contrast: Contrast,
         contrast_weight: float,
@@ -220,12 +239,14 @@ class CDDRec(SequentialRecommender):
             num_heads=decoder_heads,
             ffn_dim=decoder_ffn_dim,
             dropout=decoder_dropout,
+            condition_on_x_t=condition_on_x_t,
         )
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=INIT_STD)
                 nn.init.zeros_(module.bias)
         self.diffusion, self.steps_per_batch, self.noisy_targets = diffusion, steps_per_batch, noisy_targets
+        self.condition_on_x_t = condition_on_x_t
         self.cross_divergence, self.augmented_weight = cross_divergence, augmented_weight
         self.contrast, self.contrast_weight = contrast, contrast_weight
         self.temperature, self.fourier_features = temperature, fourier_features
@@ -236,20 +257,37 @@ class CDDRec(SequentialRecommender):
         self.inference = inference
         # The same in every run and no part of a checkpoint, which can so be tested with and without it.
         shape = (inference["samples"], inference["steps"], hidden_dim)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).mean(0)
-        self.register_buffer("noise", noise * inference["noise"], persistent=False)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * inference["noise"]
+        self.register_buffer("noise", noise[:, 0] if condition_on_x_t else noise.mean(0), persistent=False)
 
     # From a sequence to predictions.
 
     def encode(self, items: Tensor, lengths: Tensor, *, last_only: bool = False) -> tuple[Tensor, Aux]:
-        """Items (b, l), lengths (b,) -> the prediction xhat (b, l, D) or (b, D), averaged over `inference.steps`."""
+        """Items (b, l), lengths (b,) -> the prediction xhat, (b, l, D) or (b, D), as `inference` has it."""
         context, aux = self._context(items, lengths, lengths - 1)
-        steps = torch.arange(1, self.inference["steps"] + 1, device=items.device)
-        mean = self.decoder(context, SequenceMask(lengths, items.shape[1], last=last_only), steps)
-        weights = (1 / steps)[:, None, None, None]
-        drawn = mean + (self.deviation(steps)[:, None] * self.noise)[:, None, None]
-        prediction = (weights / weights.sum() * drawn).sum(0)
+        past = SequenceMask(lengths, items.shape[1], last=last_only)
+        prediction = self._reverse(context, past) if self.condition_on_x_t else self._direct(context, past)
         return prediction[:, 0] if last_only else prediction, aux
+
+    def _direct(self, context: Tensor, past: SequenceMask) -> Tensor:
+        """The mean over the first steps, (b, r, D)."""
+        steps = torch.arange(1, self.inference["steps"] + 1, device=context.device)
+        weights = (1 / steps)[:, None, None, None]
+        drawn = self.decoder(context, past, steps) + (self.deviation(steps)[:, None] * self.noise)[:, None, None]
+        return (weights / weights.sum() * drawn).sum(0)
+
+    def _reverse(self, context: Tensor, past: SequenceMask) -> Tensor:
+        """The clean item predicted at the end of the reverse chain, (b, r, D), mean over the draws of x_T."""
+        rows, times = past.query_rows(context), self.diffusion.grid(self.inference["steps"])
+        noise = self.noise[:, None, None].to(rows.dtype).expand(-1, *rows.shape[:2], -1)
+        x_t = self.diffusion.q_sample(torch.zeros_like(noise), times[0], noise)
+        # The objective fixes the direction of a prediction only; in x_t it has the length that items have.
+        length = self.embedding.item.weight[1 : self.mask_token].norm(dim=1).mean()
+        for now, then in pairwise(times):
+            clean = self.decoder(context, past, torch.full((len(noise),), now, device=rows.device), x_t)
+            if then:
+                x_t = self.diffusion.ddim_step(length * F.normalize(clean, dim=-1), x_t, now, then)
+        return clean.mean(0)
 
     def _context(self, items: Tensor, lengths: Tensor, newest: Tensor) -> tuple[Tensor, Aux]:
         embedded = self.norm_input(self.embedding(items, newest))
@@ -291,17 +329,21 @@ class CDDRec(SequentialRecommender):
 
     def step_losses(self, batch: SequenceBatch, steps: Tensor) -> tuple[dict[str, Tensor], Aux]:
         """Each part of the objective at each of the steps, (K,), mean over the targets; the attention's own losses."""
+        table, x_t = self.embedding.item.weight, None
+        if self.condition_on_x_t:
+            # No gradient: items would grow until no noise could hide them.
+            given = table[batch.targets].detach().expand(len(steps), -1, -1)
+            x_t = self.diffusion.q_sample(given, steps, torch.randn_like(given))
         decoded: list[_Decoded] = []
         parts: Aux = {}
         start = 0
         for group in batch.groups:
-            one, aux = self._decode(group, steps, start)
+            one, aux = self._decode(group, steps, start, x_t)
             decoded.append(one)
             start += len(group.flat_index)
             share = len(group.flat_index) / batch.normalizer
             for name, (value, weight) in aux.items():
                 parts[name] = (share * value + (parts[name][0] if name in parts else 0.0), weight)
-        table = self.embedding.item.weight
         negatives = sample_negatives(
             batch, self.num_items, num_negatives=1, exclude_seen=self.exclude_seen, key="model.exclude_seen"
         )[:, 0]
@@ -325,20 +367,25 @@ class CDDRec(SequentialRecommender):
                 losses["augmented"] = self._divergence(other, augmented, positive[:, partner], clean[:, partner], steps)
         return losses, parts
 
-    def _decode(self, group: Group, steps: Tensor, start: int) -> tuple[_Decoded, Aux]:
+    def _decode(self, group: Group, steps: Tensor, start: int, x_t: Tensor | None = None) -> tuple[_Decoded, Aux]:
         """Predictions at the real positions of a group, whose first target is the batch's number `start`."""
-        length = group.items.shape[1]
+        # Targets lie row by row: that of a column is its row's first plus the column of the sequence it stands for.
+        before = start + group.lengths.cumsum(0) - group.lengths
+
+        def of_targets(columns: Tensor) -> Tensor | None:  # on padding anything: nobody else sees it
+            return None if x_t is None else x_t[:, (before[:, None] + columns).clamp(max=x_t.shape[1] - 1)]
+
+        past = SequenceMask(group.lengths, group.items.shape[1])
         context, aux = self._context(group.items, group.lengths, group.lengths - 1)
-        mean = self.decoder(context, SequenceMask(group.lengths, length), steps).flatten(1, 2)[:, group.flat_index]
+        mean = self.decoder(context, past, steps, of_targets(past.columns)).flatten(1, 2)[:, group.flat_index]
         if not self.augmentations:
             return _Decoded(mean, None, None), aux
         view = self._view(group.items, group.lengths)
+        past = SequenceMask(view.lengths, past.num_columns)
         # A cropped view keeps the positions its items have in the main one. The attention's own losses count once.
         context, _ = self._context(view.items, view.lengths, group.lengths - 1 - view.columns[:, 0])
         row, column = view.causal.nonzero(as_tuple=True)
-        augmented = self.decoder(context, SequenceMask(view.lengths, length), steps)[:, row, column]
-        # Targets lie row by row: that of a column is its row's first plus the column of the sequence it stands for.
-        before = start + group.lengths.cumsum(0) - group.lengths
+        augmented = self.decoder(context, past, steps, of_targets(view.columns))[:, row, column]
         return _Decoded(mean, augmented, before[row] + view.columns[row, column]), aux
 
     def _view(self, items: Tensor, lengths: Tensor) -> View:
@@ -393,7 +440,12 @@ def _check(given: dict[str, Any]) -> None:
     Raises:
         UserError: Names the key.
     """
-    _check_inference(given["inference"], given["diffusion"].num_steps)
+    _check_inference(given["inference"], given["diffusion"].num_steps, given["condition_on_x_t"])
+    if given["condition_on_x_t"] and (given["noisy_targets"] or given["cross_divergence"] == "kl"):
+        raise UserError(
+            "model.condition_on_x_t=true predicts the clean target, since the noisy one is its own input: set "
+            "model.noisy_targets=false and model.cross_divergence=bce."
+        )
     for name, choices in {"cross_divergence": Divergence, "contrast": Contrast}.items():
         if given[name] not in get_args(choices):
             raise UserError(f"model.{name}={given[name]} is not one of {', '.join(get_args(choices))}.")
@@ -435,7 +487,7 @@ def _check(given: dict[str, Any]) -> None:
         raise UserError("model.cross_divergence=kl needs diffusion.steps of at least 2: one step has no posterior.")
 
 
-def _check_inference(inference: Any, last: int) -> None:
+def _check_inference(inference: Any, last: int, chain: bool) -> None:
     kinds = {"steps": int, "samples": int, "noise": bool}
     if not isinstance(inference, dict) or set(inference) != set(kinds):
         raise UserError(f"model.inference={inference} must hold {', '.join(kinds)}, and nothing else.")
@@ -451,5 +503,5 @@ def _check_inference(inference: Any, last: int) -> None:
             f"model.inference.samples={samples} must be 1 where model.inference.noise is false, and at least 1 where "
             "it is true."
         )
-    if last == 1 and inference["noise"]:
+    if last == 1 and inference["noise"] and not chain:
         raise UserError("model.inference.noise has no effect with diffusion.steps=1: one step has no posterior.")
