@@ -37,6 +37,8 @@ VARIANTS = [
     ("cddrec", "softmax", "model.inference.noise=true", "model.inference.samples=3", "model.inference.steps=2"),
     ("cddrec", "softmax", "model.augmentations=[crop,mask,reorder]", "model.augmented_weight=1.0"),
     ("cddrec", "softmax", *CHAIN, "model.inference.steps=3", "model.augmentations=[crop,mask,reorder]"),
+    ("cddrec", "softmax", *CHAIN, "model.time_in=both", "model.steps_per_batch=4"),
+    ("cddrec", "softmax", "model.time_in=memory", "model.inference.steps=3"),
     ("cddrec", "softmax", *CHAIN, "model.inference.noise=true", "model.inference.samples=2", "diffusion=cosine"),
     ("cddrec", "softmax", "model.cross_divergence=kl", "model.contrast=fourier", "model.temperature=0.5"),
 ]

@@ -46,6 +46,7 @@ from seqgen.model.base import MakeOptimizer, MakeScheduler, SequentialRecommende
 
 Divergence = Literal["bce", "kl"]
 Contrast = Literal["exact", "fourier"]
+TimeIn = Literal["query", "memory", "both"]
 Augmentation = Literal["crop", "mask", "reorder"]
 INIT_STD = 0.02  # of every embedding and dense layer, as in the reference code
 RATIOS = {"crop": 0.6, "mask": 0.3, "reorder": 0.6}  # of a row
@@ -90,6 +91,7 @@ class StepDecoder(nn.Module):
         num_heads: Heads of the attention.
         ffn_dim: Inner width of the feed-forward network.
         dropout: Of the attention weights, of both residuals and inside the feed-forward network.
+        time_in: Where the step's embedding is added.
         condition_on_x_t: x_t is an input. It enters the stream of its own position only, never keys and values.
     """
 
@@ -101,12 +103,13 @@ class StepDecoder(nn.Module):
         num_heads: int,
         ffn_dim: int,
         dropout: float,
+        time_in: TimeIn,
         condition_on_x_t: bool,
     ) -> None:
         super().__init__()
         check_heads(num_heads, hidden_dim, key="model.decoder_heads")
         check_probability("model.decoder_dropout", dropout)
-        self.num_heads = num_heads
+        self.num_heads, self.time_in = num_heads, time_in
         self.step = nn.Embedding(num_steps, hidden_dim)  # row t - 1 is step t
         self.query, self.key, self.value, self.merge = (nn.Linear(hidden_dim, hidden_dim) for _ in range(4))
         self.inner, self.outer = nn.Linear(hidden_dim, ffn_dim), nn.Linear(ffn_dim, hidden_dim)
@@ -116,19 +119,21 @@ class StepDecoder(nn.Module):
 
     def forward(self, context: Tensor, past: SequenceMask, steps: Tensor, noisy: Tensor | None = None) -> Tensor:
         """Context (b, l, D), steps (K,) of 1..T, x_t (K, b, r, D) -> (K, b, r, D), for the query rows of the mask."""
-        rows, added = past.query_rows(context), self.step(steps - 1)[:, None, None]
-        count, (batch, length, _) = len(steps), rows.shape
-        if self.noisy is not None:
-            added = added + self.noisy(noisy)
-        stream = rows + added  # (K, b, r, D)
-        # The query is linear: rows and steps are projected once each, not once a pair. Steps then lie beside rows.
-        query = self.query(rows) + F.linear(added, self.query.weight)
+        rows, step = past.query_rows(context), self.step(steps - 1)[:, None, None]
+        stream, query = rows[None], self.query(rows)[None]  # (K, b, r, D), or 1 for all K where no step is in it
+        for part in [step] * (self.time_in != "memory") + ([self.noisy(noisy)] if self.noisy is not None else []):
+            # The query is linear: rows and steps are projected once each, not once a pair.
+            stream, query = stream + part, query + F.linear(part, self.query.weight)
+        count, batch, length, _ = query.shape  # steps then lie beside rows
         query = split_heads(query.transpose(0, 1).reshape(batch, count * length, -1), self.num_heads)
         key, value = split_heads(self.key(context), self.num_heads), split_heads(self.value(context), self.num_heads)
         allowed = past.allowed.repeat(1, 1, count, 1)
         dropout = self.dropout.p if self.training else 0.0
         attended = merge_heads(F.scaled_dot_product_attention(query, key, value, allowed, dropout))
         attended = attended.unflatten(1, (count, length)).transpose(0, 1)
+        if self.time_in != "query":
+            # In keys it raises all scores of a query alike; weights sum to 1, so of the values the step's own is left.
+            attended = attended + F.linear(step, self.value.weight)
         y = self.norm_attention(stream + self.dropout(self.merge(attended)))
         return self.norm_ffn(y + self.dropout(self.outer(self.dropout(F.gelu(self.inner(y))))))
 
@@ -150,6 +155,8 @@ class CDDRec(SequentialRecommender):
         decoder_heads: Heads of the decoder.
         decoder_ffn_dim: Inner width of the decoder's feed-forward network.
         decoder_dropout: Dropout of the decoder.
+        time_in: Where the step enters the decoder: `query`, as the paper has it, `memory` (keys and values; the
+            reference code, whose memory is nothing else), or `both`.
         steps_per_batch: Steps drawn for a batch with the probability of their weights; None takes all T.
         noisy_targets: The positive of a step is the target noised as far; off, it is the clean one.
         condition_on_x_t: Ours: the decoder gets the noisy target and predicts the clean one; inference starts from
@@ -192,6 +199,7 @@ class CDDRec(SequentialRecommender):
         decoder_heads: int,
         decoder_ffn_dim: int,
         decoder_dropout: float,
+        time_in: TimeIn,
         steps_per_batch: int | None,
         noisy_targets: bool,
         condition_on_x_t: bool,
@@ -239,6 +247,7 @@ class CDDRec(SequentialRecommender):
             num_heads=decoder_heads,
             ffn_dim=decoder_ffn_dim,
             dropout=decoder_dropout,
+            time_in=time_in,
             condition_on_x_t=condition_on_x_t,
         )
         for module in self.modules():

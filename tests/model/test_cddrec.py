@@ -43,9 +43,10 @@ def unit(monkeypatch):
     monkeypatch.setattr(torch, "randn_like", torch.ones_like)
 
 
+@pytest.mark.parametrize("time_in", ["query", "memory", "both"])
 @pytest.mark.parametrize("more", [(), CHAIN])
-def test_the_decoder_against_a_loop_over_positions_and_steps(make, more):
-    model, data = make(*STILL, *more)
+def test_the_decoder_against_a_loop_over_positions_and_steps(make, more, time_in):
+    model, data = make(*STILL, f"model.time_in={time_in}", *more)
     decoder, group = model.decoder, max(first_batch(data).groups, key=lambda g: g.items.shape[1])
     with torch.no_grad():
         for parameter in decoder.parameters():
@@ -60,10 +61,13 @@ def test_the_decoder_against_a_loop_over_positions_and_steps(make, more):
     for row in (0, 3):
         for k, step in enumerate(steps.tolist()):
             for i in range(int(group.lengths[row])):
-                stream = context[row, i] + decoder.step.weight[step - 1]
+                embedded = decoder.step.weight[step - 1]
+                stream = context[row, i] + (0.0 if time_in == "memory" else embedded)
                 if more:
                     stream = stream + decoder.noisy(x_t[k, row, i])
                 query, past = decoder.query(stream), context[row, : i + 1]
+                if time_in != "query":
+                    past = past + embedded
                 key, value = decoder.key(past), decoder.value(past)
                 parts = []
                 for head in heads:
