@@ -28,14 +28,14 @@ Where we leave the reference code (github.com/YuWang-1024/CDDRec):
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, TypedDict, get_args
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqgen.attention import Aux, Branches, SequenceMask, check_heads, check_probability, merge_heads, split_heads
-from seqgen.data.augment import View, crop, mask, reorder
+from seqgen.data.augment import Kind, mixed
 from seqgen.data.catalog import Catalog
 from seqgen.data.sequences import Group, SequenceBatch
 from seqgen.diffusion.process import Diffusion
@@ -47,7 +47,6 @@ from seqgen.model.base import MakeOptimizer, MakeScheduler, SequentialRecommende
 Divergence = Literal["bce", "kl"]
 Contrast = Literal["exact", "fourier"]
 TimeIn = Literal["query", "memory", "both"]
-Augmentation = Literal["crop", "mask", "reorder"]
 INIT_STD = 0.02  # of every embedding and dense layer, as in the reference code
 RATIOS = {"crop": 0.6, "mask": 0.3, "reorder": 0.6}  # of a row
 FOURIER_FEATURES, LEAST_TEMPERATURE = 256, 0.3  # of the random-feature contrast
@@ -86,42 +85,34 @@ class StepDecoder(nn.Module):
     """Cross-attention of each position and step to the user's own past, and a feed-forward network (post-norm).
 
     Args:
-        num_steps: T.
+        steps: T.
         hidden_dim: Width D.
         num_heads: Heads of the attention.
         ffn_dim: Inner width of the feed-forward network.
         dropout: Of the attention weights, of both residuals and inside the feed-forward network.
         time_in: Where the step's embedding is added.
-        condition_on_x_t: x_t is an input. It enters the stream of its own position only, never keys and values.
+        x_t: There is a noisy target to read. It enters the stream of its own position only, never keys and values.
     """
 
     def __init__(
-        self,
-        *,
-        num_steps: int,
-        hidden_dim: int,
-        num_heads: int,
-        ffn_dim: int,
-        dropout: float,
-        time_in: TimeIn,
-        condition_on_x_t: bool,
+        self, *, steps: int, hidden_dim: int, num_heads: int, ffn_dim: int, dropout: float, time_in: TimeIn, x_t: bool
     ) -> None:
         super().__init__()
         check_heads(num_heads, hidden_dim, key="model.decoder_heads")
         check_probability("model.decoder_dropout", dropout)
         self.num_heads, self.time_in = num_heads, time_in
-        self.step = nn.Embedding(num_steps, hidden_dim)  # row t - 1 is step t
+        self.step = nn.Embedding(steps, hidden_dim)  # row t - 1 is step t
         self.query, self.key, self.value, self.merge = (nn.Linear(hidden_dim, hidden_dim) for _ in range(4))
         self.inner, self.outer = nn.Linear(hidden_dim, ffn_dim), nn.Linear(ffn_dim, hidden_dim)
         self.norm_attention, self.norm_ffn = nn.LayerNorm(hidden_dim), nn.LayerNorm(hidden_dim)
         self.dropout = nn.Dropout(dropout)
-        self.noisy = nn.Linear(hidden_dim, hidden_dim) if condition_on_x_t else None
+        self.noisy = nn.Linear(hidden_dim, hidden_dim) if x_t else None
 
-    def forward(self, context: Tensor, past: SequenceMask, steps: Tensor, noisy: Tensor | None = None) -> Tensor:
+    def forward(self, context: Tensor, past: SequenceMask, steps: Tensor, x_t: Tensor | None = None) -> Tensor:
         """Context (b, l, D), steps (K,) of 1..T, x_t (K, b, r, D) -> (K, b, r, D), for the query rows of the mask."""
         rows, step = past.query_rows(context), self.step(steps - 1)[:, None, None]
         stream, query = rows[None], self.query(rows)[None]  # (K, b, r, D), or 1 for all K where no step is in it
-        for part in [step] * (self.time_in != "memory") + ([self.noisy(noisy)] if self.noisy is not None else []):
+        for part in [step] * (self.time_in != "memory") + ([self.noisy(x_t)] if self.noisy is not None else []):
             # The query is linear: rows and steps are projected once each, not once a pair.
             stream, query = stream + part, query + F.linear(part, self.query.weight)
         count, batch, length, _ = query.shape  # steps then lie beside rows
@@ -208,7 +199,7 @@ class CDDRec(SequentialRecommender):
         contrast_weight: float,
         temperature: float,
         fourier_features: int | None,
-        augmentations: list[Augmentation],
+        augmentations: list[Kind],
         crop_ratio: float | None,
         mask_ratio: float | None,
         reorder_ratio: float | None,
@@ -242,13 +233,13 @@ class CDDRec(SequentialRecommender):
         )
         self.norm_input = nn.LayerNorm(hidden_dim)
         self.decoder = StepDecoder(
-            num_steps=diffusion.num_steps,
+            steps=diffusion.num_steps,
             hidden_dim=hidden_dim,
             num_heads=decoder_heads,
             ffn_dim=decoder_ffn_dim,
             dropout=decoder_dropout,
             time_in=time_in,
-            condition_on_x_t=condition_on_x_t,
+            x_t=condition_on_x_t,
         )
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -260,9 +251,8 @@ class CDDRec(SequentialRecommender):
         self.contrast, self.contrast_weight = contrast, contrast_weight
         self.temperature, self.fourier_features = temperature, fourier_features
         given = {"crop": crop_ratio, "mask": mask_ratio, "reorder": reorder_ratio}
-        self.ratios = {name: RATIOS[name] if ratio is None else ratio for name, ratio in given.items()}
+        self.ratios = {kind: given[kind] or RATIOS[kind] for kind in augmentations}
         self.exclude_seen = exclude_seen
-        self.augmentations = augmentations
         self.inference = inference
         # The same in every run and no part of a checkpoint, which can so be tested with and without it.
         shape = (inference["samples"], inference["steps"], hidden_dim)
@@ -366,7 +356,7 @@ class CDDRec(SequentialRecommender):
         losses = {"cross_divergence": self._divergence(prediction, mean, positive, clean, steps)}
         if self.contrast_weight:
             losses["in_view"] = self._contrast(prediction, positive)
-        if self.augmentations:
+        if self.ratios:
             augmented = torch.cat([one.augmented for one in decoded if one.augmented is not None], dim=1)
             partner = torch.cat([one.partner for one in decoded if one.partner is not None])
             other = self._draw(augmented, steps)
@@ -387,27 +377,15 @@ class CDDRec(SequentialRecommender):
         past = SequenceMask(group.lengths, group.items.shape[1])
         context, aux = self._context(group.items, group.lengths, group.lengths - 1)
         mean = self.decoder(context, past, steps, of_targets(past.columns)).flatten(1, 2)[:, group.flat_index]
-        if not self.augmentations:
+        if not self.ratios:
             return _Decoded(mean, None, None), aux
-        view = self._view(group.items, group.lengths)
+        view = mixed(group.items, group.lengths, self.ratios, self.mask_token)
         past = SequenceMask(view.lengths, past.num_columns)
         # A cropped view keeps the positions its items have in the main one. The attention's own losses count once.
         context, _ = self._context(view.items, view.lengths, group.lengths - 1 - view.columns[:, 0])
         row, column = view.causal.nonzero(as_tuple=True)
         augmented = self.decoder(context, past, steps, of_targets(view.columns))[:, row, column]
         return _Decoded(mean, augmented, before[row] + view.columns[row, column]), aux
-
-    def _view(self, items: Tensor, lengths: Tensor) -> View:
-        """An augmented view, of a kind drawn for each row."""
-        made = {
-            "crop": lambda: crop(items, lengths, self.ratios["crop"]),
-            "mask": lambda: mask(items, lengths, self.ratios["mask"], self.mask_token),
-            "reorder": lambda: reorder(items, lengths, self.ratios["reorder"]),
-        }
-        views = [made[name]() for name in self.augmentations]
-        row = torch.arange(len(items), device=items.device)
-        kind = torch.randint(len(views), (len(items),), device=items.device)
-        return View(*(torch.stack(parts)[kind, row] for parts in zip(*views, strict=True)))
 
     def _draw(self, mean: Tensor, steps: Tensor) -> Tensor:
         return mean + self.deviation(steps)[:, None, None].to(mean.dtype) * torch.randn_like(mean)
@@ -418,24 +396,9 @@ class CDDRec(SequentialRecommender):
             good = (full_precision(prediction) * positive).sum(-1)
             bad = (full_precision(prediction) * clean[1]).sum(-1)
         else:
-            good, bad = (-self.divergence(mean, vectors, steps) for vectors in clean)
+            deviation = self.deviation(steps)
+            good, bad = (-self.diffusion.divergence(full_precision(mean), deviation, x_0, steps) for x_0 in clean)
         return (F.softplus(-good) + F.softplus(bad)).mean(1)
-
-    def divergence(self, mean: Tensor, vectors: Tensor, steps: Tensor) -> Tensor:
-        """KL(N(mu_t, sigma_t^2) || q(x_t | vector)) of equation 13 in units of the target's variance, (K, N).
-
-        The mean over the dimensions of (1 - abar_t) KL. The KL itself divides the squared distance by 1 - abar_t, which
-        is 1e-4 at the first step: its sigmoid would have no gradient there, and the negative none at any early step.
-
-        Args:
-            mean: mu_t, (K, N, D).
-            vectors: (N, D).
-            steps: t, (K,).
-        """
-        signal = self.diffusion.signal(steps)[:, None]
-        ratio = self.deviation(steps)[:, None].double() ** 2 / (1 - signal)
-        distance = (full_precision(mean) - signal.sqrt().float()[..., None] * vectors).square().mean(-1)
-        return 0.5 * (distance + ((1 - signal) * (ratio - 1 - ratio.log())).float())
 
     def _contrast(self, first: Tensor, second: Tensor) -> Tensor:
         if self.contrast == "exact":
@@ -444,73 +407,47 @@ class CDDRec(SequentialRecommender):
 
 
 def _check(given: dict[str, Any]) -> None:
-    """Refuse settings out of their range, and those without effect.
+    """Refuse settings out of their range, and those without effect; `seqgen.check` has seen to their types.
 
     Raises:
         UserError: Names the key.
     """
-    _check_inference(given["inference"], given["diffusion"].num_steps, given["condition_on_x_t"])
-    if given["condition_on_x_t"] and (given["noisy_targets"] or given["cross_divergence"] == "kl"):
-        raise UserError(
-            "model.condition_on_x_t=true predicts the clean target, since the noisy one is its own input: set "
-            "model.noisy_targets=false and model.cross_divergence=bce."
-        )
-    for name, choices in {"cross_divergence": Divergence, "contrast": Contrast}.items():
-        if given[name] not in get_args(choices):
-            raise UserError(f"model.{name}={given[name]} is not one of {', '.join(get_args(choices))}.")
-    views = given["augmentations"]
-    for name in views:
-        if name not in get_args(Augmentation) or views.count(name) > 1:
-            raise UserError(
-                f"model.augmentations={views}: choose among {', '.join(get_args(Augmentation))}, each once."
-            )
+    views, weight, augmented = (given[name] for name in ("augmentations", "contrast_weight", "augmented_weight"))
+    tau, fourier, kl = given["temperature"], given["contrast"] == "fourier", given["cross_divergence"] == "kl"
+    last, chain, features = given["diffusion"].num_steps, given["condition_on_x_t"], given["fourier_features"]
+    steps, samples, noise = (given["inference"][name] for name in ("steps", "samples", "noise"))
+    refused: dict[str, bool] = {}
     for name in RATIOS:
-        ratio = given[f"{name}_ratio"]
-        if ratio is not None and name not in views:
-            raise UserError(f"model.{name}_ratio has no effect without {name} in model.augmentations; leave it null.")
-        if ratio is not None and not 0 < ratio <= 1:
-            raise UserError(f"model.{name}_ratio={ratio} must lie in (0, 1].")
+        if (ratio := given[f"{name}_ratio"]) is not None:
+            key = f"model.{name}_ratio"
+            refused[f"{key} has no effect without {name} in model.augmentations; leave it null."] = name not in views
+            refused[f"{key}={ratio} must lie in (0, 1]."] = not 0 < ratio <= 1
     for name in ("contrast_weight", "augmented_weight"):
-        if given[name] < 0:
-            raise UserError(f"model.{name}={given[name]} must not be negative.")
-    if views and not (given["contrast_weight"] or given["augmented_weight"]):
-        raise UserError(
-            "model.augmentations has no effect with contrast_weight=0 and augmented_weight=0; set it to []."
-        )
-    if given["augmented_weight"] and not views:
-        raise UserError("model.augmented_weight has no effect without model.augmentations; set it to 0.")
-    if given["fourier_features"] is not None and given["contrast"] != "fourier":
-        raise UserError("model.fourier_features has no effect with model.contrast=exact; leave it null.")
+        refused[f"model.{name}={given[name]} must not be negative."] = given[name] < 0
     for name in ("temperature", "fourier_features", "decoder_ffn_dim"):
-        if given[name] is not None and not given[name] > 0:
-            raise UserError(f"model.{name}={given[name]} must be above 0.")
-    if given["contrast"] == "fourier" and given["temperature"] < LEAST_TEMPERATURE:
-        raise UserError(
-            f"model.temperature={given['temperature']} is too low for model.contrast=fourier, whose estimate is noise "
-            f"below {LEAST_TEMPERATURE}; raise it, or set model.contrast=exact."
-        )
-    drawn, last = given["steps_per_batch"], given["diffusion"].num_steps
-    if drawn is not None and not 1 <= drawn <= last:
-        raise UserError(f"model.steps_per_batch={drawn} must lie in 1 to diffusion.steps={last}.")
-    if last == 1 and given["cross_divergence"] == "kl":
-        raise UserError("model.cross_divergence=kl needs diffusion.steps of at least 2: one step has no posterior.")
-
-
-def _check_inference(inference: Any, last: int, chain: bool) -> None:
-    kinds = {"steps": int, "samples": int, "noise": bool}
-    if not isinstance(inference, dict) or set(inference) != set(kinds):
-        raise UserError(f"model.inference={inference} must hold {', '.join(kinds)}, and nothing else.")
-    for name, kind in kinds.items():
-        if type(inference[name]) is not kind:
-            what = "true or false" if kind is bool else "an integer"
-            raise UserError(f"model.inference.{name}={inference[name]} must be {what}.")
-    steps, samples = inference["steps"], inference["samples"]
-    if not 1 <= steps <= last:
-        raise UserError(f"model.inference.steps={steps} must lie in 1 to diffusion.steps={last}.")
-    if samples < 1 or (samples > 1 and not inference["noise"]):
-        raise UserError(
-            f"model.inference.samples={samples} must be 1 where model.inference.noise is false, and at least 1 where "
-            "it is true."
-        )
-    if last == 1 and inference["noise"] and not chain:
-        raise UserError("model.inference.noise has no effect with diffusion.steps=1: one step has no posterior.")
+        refused[f"model.{name}={given[name]} must be above 0."] = given[name] is not None and given[name] <= 0
+    for name, count in {"steps_per_batch": given["steps_per_batch"], "inference.steps": steps}.items():
+        outside = count is not None and not 1 <= count <= last
+        refused[f"model.{name}={count} must lie in 1 to diffusion.steps={last}."] = outside
+    refused |= {
+        f"model.augmentations={views} must name each view once.": len(set(views)) < len(views),
+        "model.augmentations has no effect with model.contrast_weight=0 and model.augmented_weight=0; set it to "
+        "[].": bool(views) and not (weight or augmented),
+        "model.augmented_weight has no effect without model.augmentations; set it to 0.": augmented > 0 and not views,
+        "model.contrast=fourier has no effect with model.contrast_weight=0; leave it exact.": fourier and not weight,
+        "model.fourier_features has no effect with model.contrast=exact; leave it null.": not fourier
+        and bool(features),
+        f"model.temperature={tau} is too low for model.contrast=fourier, whose estimate is noise below "
+        f"{LEAST_TEMPERATURE}; raise it, or set model.contrast=exact.": fourier and tau < LEAST_TEMPERATURE,
+        "model.cross_divergence=kl needs diffusion.steps of at least 2: one step has no posterior.": kl and last == 1,
+        "model.condition_on_x_t=true predicts the clean target, since the noisy one is its own input: set "
+        "model.noisy_targets=false and model.cross_divergence=bce.": chain and (given["noisy_targets"] or kl),
+        f"model.inference.samples={samples} must be 1 where model.inference.noise is false, and at least 1 where it is "
+        "true.": samples < 1 or (samples > 1 and not noise),
+        "model.inference.noise has no effect with diffusion.steps=1: one step has no posterior; set it to false.": noise
+        and last == 1
+        and not chain,
+    }
+    for sentence, wrong in refused.items():
+        if wrong:
+            raise UserError(sentence)

@@ -11,6 +11,8 @@ from torch.distributions import Normal, kl_divergence
 
 from seqgen import config
 from seqgen.attention import SequenceMask
+from seqgen.check import check
+from seqgen.data.augment import mixed
 from seqgen.errors import UserError
 
 CROPPED = ("model.augmentations=[crop]", "model.crop_ratio=0.5")
@@ -22,6 +24,7 @@ STILL = ("model.decoder_dropout=0", "attention.dropout=0")
 def make(tmp_path):
     def built(*overrides, seed=0):
         cfg = config.compose(["model=cddrec", *TINY, *QUIET, *SIZES, *overrides], output_dir=tmp_path)
+        check(cfg)
         data = config.build(cfg, "data")
         torch.manual_seed(seed)
         return config.build(cfg, "model", catalog=data.catalog), data
@@ -168,7 +171,7 @@ def test_partners_stand_for_the_same_target(make, kind):
     inputs, start = batch.inputs(), 0
     for group in batch.groups:
         torch.manual_seed(5)
-        view = model._view(group.items, group.lengths)
+        view = mixed(group.items, group.lengths, model.ratios, model.mask_token)
         torch.manual_seed(5)
         one, _ = model._decode(group, torch.tensor([1]), start)
         items, main = view.items[view.causal], inputs[one.partner]
@@ -213,7 +216,7 @@ def test_each_position_of_both_views_is_fed_the_noisy_form_of_its_own_target(mak
         torch.manual_seed(3)
         one, _ = model._decode(group, steps, start, x_t)
         torch.manual_seed(3)
-        view = model._view(group.items, group.lengths)
+        view = mixed(group.items, group.lengths, model.ratios, model.mask_token)
         context, _ = model._context(group.items, group.lengths, group.lengths - 1)
         other, _ = model._context(view.items, view.lengths, group.lengths - 1 - view.columns[:, 0])
         for n, index in enumerate(group.flat_index.tolist()):
@@ -296,7 +299,9 @@ def test_noise_at_inference_is_the_same_for_all_and_shrinks_with_samples(make):
         (["model.steps_per_batch=7"], "model.steps_per_batch=7 must lie in 1 to diffusion.steps=6"),
         (["model.inference.steps=9"], "model.inference.steps=9 must lie in 1 to diffusion.steps=6"),
         (["model.inference.samples=3"], "model.inference.samples=3 must be 1 where model.inference.noise is false"),
-        (["+model.inference.stepz=3"], "must hold steps, samples, noise, and nothing else"),
+        (["+model.inference.stepz=3"], "'stepz': 3} must hold steps, samples, noise, and nothing else"),
+        (["~model.inference.noise"], "must hold steps, samples, noise, and nothing else"),
+        (["model.inference=null"], "model.inference=None must be a node of steps, samples, noise"),
         (["model.inference.steps=null"], "model.inference.steps=None must be an integer"),
         (["model.inference.noise=2"], "model.inference.noise=2 must be true or false"),
         (
@@ -305,8 +310,8 @@ def test_noise_at_inference_is_the_same_for_all_and_shrinks_with_samples(make):
         ),
         (["model.condition_on_x_t=true"], "the noisy one is its own input: set model.noisy_targets=false"),
         ([*CHAIN, "model.cross_divergence=kl"], "and model.cross_divergence=bce"),
-        (["model.augmentations=[flip]"], "model.augmentations=['flip']: choose among crop, mask, reorder, each once"),
-        (["model.augmentations=[crop,crop]"], "each once"),
+        (["model.augmentations=[flip]"], "model.augmentations=['flip'] must be a list of crop, mask, reorder"),
+        (["model.augmentations=[crop,crop]"], "model.augmentations=['crop', 'crop'] must name each view once"),
         (["model.contrast=fourier"], "model.temperature=0.1 is too low for model.contrast=fourier"),
         (["model.fourier_features=64"], "model.fourier_features has no effect with model.contrast=exact"),
         (["model.mask_ratio=0.2"], "model.mask_ratio has no effect without mask in model.augmentations"),
@@ -316,8 +321,10 @@ def test_noise_at_inference_is_the_same_for_all_and_shrinks_with_samples(make):
         (["model.augmentations=[crop]", "model.contrast_weight=0"], "model.augmentations has no effect"),
         (["model.augmented_weight=1"], "model.augmented_weight has no effect without model.augmentations"),
         (["model.crop_ratio=0", "model.augmentations=[crop]"], "model.crop_ratio=0 must lie in (0, 1]"),
-        (["model.cross_divergence=js"], "model.cross_divergence=js is not one of bce, kl"),
-        (["model.contrast=sorf"], "model.contrast=sorf is not one of exact, fourier"),
+        (["model.cross_divergence=js"], "model.cross_divergence=js must be bce or kl"),
+        (["model.contrast=sorf"], "model.contrast=sorf must be exact or fourier"),
+        (["model.time_in=key"], "model.time_in=key must be query or memory or both"),
+        (["model.contrast=fourier", "model.contrast_weight=0"], "model.contrast=fourier has no effect with model.con"),
         (["model.temperature=0"], "model.temperature=0 must be above 0"),
         (["model.contrast_weight=-1"], "model.contrast_weight=-1 must not be negative"),
         (["model.decoder_heads=3"], "model.decoder_heads=3 does not divide model.hidden_dim=16"),
@@ -341,7 +348,7 @@ def test_a_cropped_view_keeps_the_positions_of_the_main_one(make, monkeypatch):
     torch.manual_seed(2)
     model._decode(group, torch.tensor([1]), 0)
     torch.manual_seed(2)
-    view = model._view(group.items, group.lengths)
+    view = mixed(group.items, group.lengths, model.ratios, model.mask_token)
     main, cropped = embedded
     row, column = view.causal.nonzero(as_tuple=True)
     torch.testing.assert_close(cropped[row, column], main[row, view.columns[row, column]])
