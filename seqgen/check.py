@@ -12,7 +12,7 @@ import types
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -162,9 +162,13 @@ def _references(node: Any) -> Iterator[str]:
         yield found[1]
 
 
-def _check_node(node: dict[str, Any], path: str) -> None:
-    """Hold the keys of a node, and of all nodes below it, against the signature of what they build."""
+def _check_node(node: dict[str, Any], path: str, hint: Any = None) -> None:
+    """Hold the keys of a node, and of all nodes below it, against the signature of what they build, or a TypedDict."""
     hints: dict[str, Any] = {}
+    if is_typeddict(hint):
+        hints = get_type_hints(hint)
+        if set(node) - set(hints) or hint.__required_keys__ - set(node):
+            raise UserError(f"{path}={node} must hold {', '.join(hints)}, and nothing else.")
     if "_target_" in node:
         target = _locate(node["_target_"], path)
         parameters, open_ended = _parameters(target)
@@ -175,7 +179,7 @@ def _check_node(node: dict[str, Any], path: str) -> None:
                 raise UserError(f"{path}.{key} is not a key of {node['_target_']}{nearest(f'{path}.{key}', names)}.")
     for key, value in node.items():
         if isinstance(value, dict):
-            _check_node(value, f"{path}.{key}")
+            _check_node(value, f"{path}.{key}", hints.get(key))
         elif key in hints:
             _check_type(f"{path}.{key}", value, hints[key])
 
@@ -221,9 +225,13 @@ def _described(hint: Any) -> Iterator[str]:
     elif origin in (Union, types.UnionType):
         for part in filter(_checkable, arguments):
             yield from _described(part)
+    elif is_typeddict(hint):
+        yield f"a node of {', '.join(get_type_hints(hint))}"
     elif arguments:
         count = f"{len(arguments)} " if origin is tuple and Ellipsis not in arguments else ""
-        yield f"a list of {count}{getattr(arguments[0], '__name__', 'values')}"
+        listed = get_origin(arguments[0]) is Literal
+        of = ", ".join(_described(arguments[0])) if listed else getattr(arguments[0], "__name__", "values")
+        yield f"a list of {count}{of}"
     else:
         yield {int: "an integer", float: "a number", bool: "true or false", str: "a text"}.get(hint, "null")
 
@@ -237,6 +245,8 @@ def _fits(value: Any, hint: Any) -> bool:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, part) for part in filter(_checkable, arguments))
+    if is_typeddict(hint):  # of a node, whose keys are looked at, nothing comes here
+        return False
     if hint is type(None):
         return value is None
     if origin is Literal:

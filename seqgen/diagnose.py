@@ -138,7 +138,7 @@ def _loss_by_step(model: Any, data: "SequenceDataModule", batches: int) -> dict[
 def _accuracy_by_inference(
     run: DictConfig, data: "SequenceDataModule", checkpoint: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Validation metrics by number of steps averaged, and by samples of the noise."""
+    """Validation metrics by number of steps (averaged, or of the reverse chain), and by samples of the noise."""
     import pytorch_lightning as L
 
     last = config.build(run, "diffusion").num_steps

@@ -43,6 +43,18 @@ def test_a_diagnosis_agrees_with_the_run_and_is_logged(tmp_path: Path) -> None:
     assert (tmp_path / "out/csv/metrics.csv").is_file()
 
 
+def test_a_chain_is_diagnosed_by_its_number_of_reverse_steps(tmp_path: Path) -> None:
+    chain = ("model.condition_on_x_t=true", "model.noisy_targets=false", "model.inference.steps=4")
+    results = start(tmp_path / "run", *SMALL, *chain)
+    told = diagnose(settings(tmp_path, tmp_path / "run/checkpoints/last.ckpt"))
+    by_setting = {(row["steps"], row["noise"], row["samples"]): row for row in told["inference"]}
+    for name, value in results["history"][-1].items():
+        if name.startswith("val/"):
+            assert by_setting[4, False, 1][name] == value
+    assert len({row["val/mrr"] for row in told["inference"]}) > 1
+    assert len(told["loss"]["cross_divergence"]) == 6
+
+
 def test_refused(tmp_path: Path) -> None:
     start(tmp_path / "run", "model=sasrec", "trainer.max_epochs=1")
     with pytest.raises(UserError, match="ckpt_path holds a SASRec, in which nothing diffuses"):

@@ -29,13 +29,17 @@ from seqgen.model.base import SequentialRecommender
 DATA = ("data.source.min_length=5", "data.source.max_length=16", "data.max_len=10", "data.batch_size=48")
 WANTED = {"model": {"hidden_dim": 16, "num_layers": 2, "dropout": 0.3}, "attention": {"num_heads": 2, "dropout": 0.2}}
 
-
+CHAIN = ("model.condition_on_x_t=true", "model.noisy_targets=false")
 # Settings of one model that change its network or its prediction: held to the same properties.
 VARIANTS = [
     *(("cddrec", "softmax", f"diffusion={name}") for name in ("scaled_linear", "cosine", "sqrt", "sigmoid")),
     ("cddrec", "softmax", "model.inference.steps=5", "model.steps_per_batch=null"),
     ("cddrec", "softmax", "model.inference.noise=true", "model.inference.samples=3", "model.inference.steps=2"),
     ("cddrec", "softmax", "model.augmentations=[crop,mask,reorder]", "model.augmented_weight=1.0"),
+    ("cddrec", "softmax", *CHAIN, "model.inference.steps=3", "model.augmentations=[crop,mask,reorder]"),
+    ("cddrec", "softmax", *CHAIN, "model.time_in=both", "model.steps_per_batch=4"),
+    ("cddrec", "softmax", "model.time_in=memory", "model.inference.steps=3"),
+    ("cddrec", "softmax", *CHAIN, "model.inference.noise=true", "model.inference.samples=2", "diffusion=cosine"),
     ("cddrec", "softmax", "model.cross_divergence=kl", "model.contrast=fourier", "model.temperature=0.5"),
 ]
 Pair = tuple[str, ...]

@@ -6,10 +6,12 @@ A row of n items has a span, or a set, of floor(ratio * n) items, at least one. 
 generator of the device, so it is a step's own under the run's seed.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+Kind = Literal["crop", "mask", "reorder"]
 
 
 class View(NamedTuple):
@@ -27,6 +29,19 @@ class View(NamedTuple):
     lengths: Tensor
     columns: Tensor
     causal: Tensor
+
+
+def mixed(items: Tensor, lengths: Tensor, ratios: dict[Kind, float], token: int) -> View:
+    """A view of each row, of a kind drawn among those that have a ratio."""
+    made = {
+        "crop": lambda ratio: crop(items, lengths, ratio),
+        "mask": lambda ratio: mask(items, lengths, ratio, token),
+        "reorder": lambda ratio: reorder(items, lengths, ratio),
+    }
+    views = [made[kind](ratio) for kind, ratio in ratios.items()]
+    row = torch.arange(len(items), device=items.device)
+    kind = torch.randint(len(views), (len(items),), device=items.device)
+    return View(*(torch.stack(parts)[kind, row] for parts in zip(*views, strict=True)))
 
 
 def crop(items: Tensor, lengths: Tensor, ratio: float) -> View:

@@ -90,6 +90,23 @@ class Diffusion(nn.Module):
         keep = now / then
         return then.sqrt() * (1 - keep) / (1 - now), keep.sqrt() * (1 - then) / (1 - now)
 
+    def divergence(self, mean: Tensor, deviation: Tensor, clean: Tensor, t: Tensor) -> Tensor:
+        """KL(N(mean, deviation^2) || q(x_t | x_0)) in units of the second variance, (K, N).
+
+        The mean over the dimensions of (1 - abar_t) KL. The KL itself divides the squared distance by 1 - abar_t, which
+        may be 1e-4 at the first step: its sigmoid would have no gradient there.
+
+        Args:
+            mean: (K, N, D).
+            deviation: (K,).
+            clean: x_0, (N, D).
+            t: (K,).
+        """
+        signal = self.signal(t)[:, None]
+        ratio = deviation[:, None].double() ** 2 / (1 - signal)
+        distance = (mean - _scale(signal[:, 0].sqrt(), clean.expand_as(mean))).square().mean(-1)
+        return 0.5 * (distance + ((1 - signal) * (ratio - 1 - ratio.log())).to(mean.dtype))
+
     def clean_from(self, prediction: Tensor, noisy: Tensor, t: Step, kind: Prediction) -> Tensor:
         """x_0 from a network's prediction of x_0 (`clean`), of the noise, or of the mean of x_{t-1} (`previous`)."""
         if kind == "clean":

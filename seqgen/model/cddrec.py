@@ -11,6 +11,7 @@ Wang, Liu, Yang, Yu, "Conditional Denoising Diffusion for Sequential Recommendat
   and a negative item (13), in-view contrast of xhat_t with x_t (14), cross-view contrast of xhat_t with the prediction
   from an augmented view of the sequence (15).
 - Inference: the direct prediction at t = 1, by cosine with the items.
+- Not in the paper: `condition_on_x_t` feeds x_t to the decoder, whose steps then are a chain that inference runs.
 
 Where we leave the reference code (github.com/YuWang-1024/CDDRec):
 
@@ -26,14 +27,15 @@ Where we leave the reference code (github.com/YuWang-1024/CDDRec):
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypedDict, get_args
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqgen.attention import Aux, Branches, SequenceMask, check_heads, check_probability, merge_heads, split_heads
-from seqgen.data.augment import View, crop, mask, reorder
+from seqgen.data.augment import Kind, mixed
 from seqgen.data.catalog import Catalog
 from seqgen.data.sequences import Group, SequenceBatch
 from seqgen.diffusion.process import Diffusion
@@ -44,7 +46,7 @@ from seqgen.model.base import MakeOptimizer, MakeScheduler, SequentialRecommende
 
 Divergence = Literal["bce", "kl"]
 Contrast = Literal["exact", "fourier"]
-Augmentation = Literal["crop", "mask", "reorder"]
+TimeIn = Literal["query", "memory", "both"]
 INIT_STD = 0.02  # of every embedding and dense layer, as in the reference code
 RATIOS = {"crop": 0.6, "mask": 0.3, "reorder": 0.6}  # of a row
 FOURIER_FEATURES, LEAST_TEMPERATURE = 256, 0.3  # of the random-feature contrast
@@ -53,10 +55,11 @@ FOURIER_FEATURES, LEAST_TEMPERATURE = 256, 0.3  # of the random-feature contrast
 class Inference(TypedDict):
     """How a fitted model predicts.
 
-    steps: The first so many steps, averaged with the weights 1/t they have in training; 1 is the paper's.
+    steps: The first so many steps, averaged with the weights 1/t they have in training; 1 is the paper's. With
+        `condition_on_x_t` so many reverse steps from T to 0.
     samples: Draws of the noise, averaged; only with `noise`.
     noise: Add the noise of each step: one vector, the same for all users and runs, so that nobody's recommendations
-        depend on the batch. It shifts the scores of an item alike for all.
+        depend on the batch. It shifts the scores of an item alike for all. With `condition_on_x_t` it is x_T.
     """
 
     steps: int
@@ -82,37 +85,46 @@ class StepDecoder(nn.Module):
     """Cross-attention of each position and step to the user's own past, and a feed-forward network (post-norm).
 
     Args:
-        num_steps: T.
+        steps: T.
         hidden_dim: Width D.
         num_heads: Heads of the attention.
         ffn_dim: Inner width of the feed-forward network.
         dropout: Of the attention weights, of both residuals and inside the feed-forward network.
+        time_in: Where the step's embedding is added.
+        x_t: There is a noisy target to read. It enters the stream of its own position only, never keys and values.
     """
 
-    def __init__(self, *, num_steps: int, hidden_dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+    def __init__(
+        self, *, steps: int, hidden_dim: int, num_heads: int, ffn_dim: int, dropout: float, time_in: TimeIn, x_t: bool
+    ) -> None:
         super().__init__()
         check_heads(num_heads, hidden_dim, key="model.decoder_heads")
         check_probability("model.decoder_dropout", dropout)
-        self.num_heads = num_heads
-        self.step = nn.Embedding(num_steps, hidden_dim)  # row t - 1 is step t
+        self.num_heads, self.time_in = num_heads, time_in
+        self.step = nn.Embedding(steps, hidden_dim)  # row t - 1 is step t
         self.query, self.key, self.value, self.merge = (nn.Linear(hidden_dim, hidden_dim) for _ in range(4))
         self.inner, self.outer = nn.Linear(hidden_dim, ffn_dim), nn.Linear(ffn_dim, hidden_dim)
         self.norm_attention, self.norm_ffn = nn.LayerNorm(hidden_dim), nn.LayerNorm(hidden_dim)
         self.dropout = nn.Dropout(dropout)
+        self.noisy = nn.Linear(hidden_dim, hidden_dim) if x_t else None
 
-    def forward(self, context: Tensor, past: SequenceMask, steps: Tensor) -> Tensor:
-        """Context (b, l, D), steps (K,) of 1..T -> (K, b, r, D), for the query rows of the mask."""
-        rows, step = past.query_rows(context), self.step(steps - 1)
-        count, (batch, length, _) = len(steps), rows.shape
-        stream = rows + step[:, None, None]  # (K, b, r, D)
-        # The query is linear: rows and steps are projected once each, not once a pair. Steps then lie beside rows.
-        query = self.query(rows) + F.linear(step, self.query.weight)[:, None, None]
+    def forward(self, context: Tensor, past: SequenceMask, steps: Tensor, x_t: Tensor | None = None) -> Tensor:
+        """Context (b, l, D), steps (K,) of 1..T, x_t (K, b, r, D) -> (K, b, r, D), for the query rows of the mask."""
+        rows, step = past.query_rows(context), self.step(steps - 1)[:, None, None]
+        stream, query = rows[None], self.query(rows)[None]  # (K, b, r, D), or 1 for all K where no step is in it
+        for part in [step] * (self.time_in != "memory") + ([self.noisy(x_t)] if self.noisy is not None else []):
+            # The query is linear: rows and steps are projected once each, not once a pair.
+            stream, query = stream + part, query + F.linear(part, self.query.weight)
+        count, batch, length, _ = query.shape  # steps then lie beside rows
         query = split_heads(query.transpose(0, 1).reshape(batch, count * length, -1), self.num_heads)
         key, value = split_heads(self.key(context), self.num_heads), split_heads(self.value(context), self.num_heads)
         allowed = past.allowed.repeat(1, 1, count, 1)
         dropout = self.dropout.p if self.training else 0.0
         attended = merge_heads(F.scaled_dot_product_attention(query, key, value, allowed, dropout))
         attended = attended.unflatten(1, (count, length)).transpose(0, 1)
+        if self.time_in != "query":
+            # In keys it raises all scores of a query alike; weights sum to 1, so of the values the step's own is left.
+            attended = attended + F.linear(step, self.value.weight)
         y = self.norm_attention(stream + self.dropout(self.merge(attended)))
         return self.norm_ffn(y + self.dropout(self.outer(self.dropout(F.gelu(self.inner(y))))))
 
@@ -134,8 +146,12 @@ class CDDRec(SequentialRecommender):
         decoder_heads: Heads of the decoder.
         decoder_ffn_dim: Inner width of the decoder's feed-forward network.
         decoder_dropout: Dropout of the decoder.
+        time_in: Where the step enters the decoder: `query`, as the paper has it, `memory` (keys and values; the
+            reference code, whose memory is nothing else), or `both`.
         steps_per_batch: Steps drawn for a batch with the probability of their weights; None takes all T.
         noisy_targets: The positive of a step is the target noised as far; off, it is the clean one.
+        condition_on_x_t: Ours: the decoder gets the noisy target and predicts the clean one; inference starts from
+            x_T = 0, or from noise, and runs the reverse chain (DDIM).
         cross_divergence: `bce` on dot products, as the reference code, or `kl` between the two Gaussians, as the paper.
         contrast: Denominator of the contrastive losses: `exact`, or `fourier` (random features, as the reference code).
         contrast_weight: lambda.
@@ -174,14 +190,16 @@ class CDDRec(SequentialRecommender):
         decoder_heads: int,
         decoder_ffn_dim: int,
         decoder_dropout: float,
+        time_in: TimeIn,
         steps_per_batch: int | None,
         noisy_targets: bool,
+        condition_on_x_t: bool,
         cross_divergence: Divergence,
         contrast: Contrast,
         contrast_weight: float,
         temperature: float,
         fourier_features: int | None,
-        augmentations: list[Augmentation],
+        augmentations: list[Kind],
         crop_ratio: float | None,
         mask_ratio: float | None,
         reorder_ratio: float | None,
@@ -216,41 +234,60 @@ class CDDRec(SequentialRecommender):
         )
         self.norm_input = nn.LayerNorm(hidden_dim)
         self.decoder = StepDecoder(
-            num_steps=diffusion.num_steps,
+            steps=diffusion.num_steps,
             hidden_dim=hidden_dim,
             num_heads=decoder_heads,
             ffn_dim=decoder_ffn_dim,
             dropout=decoder_dropout,
+            time_in=time_in,
+            x_t=condition_on_x_t,
         )
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=INIT_STD)
                 nn.init.zeros_(module.bias)
         self.diffusion, self.steps_per_batch, self.noisy_targets = diffusion, steps_per_batch, noisy_targets
+        self.condition_on_x_t = condition_on_x_t
         self.cross_divergence, self.augmented_weight = cross_divergence, augmented_weight
         self.contrast, self.contrast_weight = contrast, contrast_weight
         self.temperature, self.fourier_features = temperature, fourier_features
         given = {"crop": crop_ratio, "mask": mask_ratio, "reorder": reorder_ratio}
-        self.ratios = {name: RATIOS[name] if ratio is None else ratio for name, ratio in given.items()}
+        self.ratios = {kind: given[kind] or RATIOS[kind] for kind in augmentations}
         self.exclude_seen = exclude_seen
-        self.augmentations = augmentations
         self.inference = inference
         # The same in every run and no part of a checkpoint, which can so be tested with and without it.
         shape = (inference["samples"], inference["steps"], hidden_dim)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).mean(0)
-        self.register_buffer("noise", noise * inference["noise"], persistent=False)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * inference["noise"]
+        self.register_buffer("noise", noise[:, 0] if condition_on_x_t else noise.mean(0), persistent=False)
 
     # From a sequence to predictions.
 
     def encode(self, items: Tensor, lengths: Tensor, *, last_only: bool = False) -> tuple[Tensor, Aux]:
-        """Items (b, l), lengths (b,) -> the prediction xhat (b, l, D) or (b, D), averaged over `inference.steps`."""
+        """Items (b, l), lengths (b,) -> the prediction xhat, (b, l, D) or (b, D), as `inference` has it."""
         context, aux = self._context(items, lengths, lengths - 1)
-        steps = torch.arange(1, self.inference["steps"] + 1, device=items.device)
-        mean = self.decoder(context, SequenceMask(lengths, items.shape[1], last=last_only), steps)
-        weights = (1 / steps)[:, None, None, None]
-        drawn = mean + (self.deviation(steps)[:, None] * self.noise)[:, None, None]
-        prediction = (weights / weights.sum() * drawn).sum(0)
+        past = SequenceMask(lengths, items.shape[1], last=last_only)
+        prediction = self._reverse(context, past) if self.condition_on_x_t else self._direct(context, past)
         return prediction[:, 0] if last_only else prediction, aux
+
+    def _direct(self, context: Tensor, past: SequenceMask) -> Tensor:
+        """The mean over the first steps, (b, r, D)."""
+        steps = torch.arange(1, self.inference["steps"] + 1, device=context.device)
+        weights = (1 / steps)[:, None, None, None]
+        drawn = self.decoder(context, past, steps) + (self.deviation(steps)[:, None] * self.noise)[:, None, None]
+        return (weights / weights.sum() * drawn).sum(0)
+
+    def _reverse(self, context: Tensor, past: SequenceMask) -> Tensor:
+        """The clean item predicted at the end of the reverse chain, (b, r, D), mean over the draws of x_T."""
+        rows, times = past.query_rows(context), self.diffusion.grid(self.inference["steps"])
+        noise = self.noise[:, None, None].to(rows.dtype).expand(-1, *rows.shape[:2], -1)
+        x_t = self.diffusion.q_sample(torch.zeros_like(noise), times[0], noise)
+        # The objective fixes the direction of a prediction only; in x_t it has the length that items have.
+        length = self.embedding.item.weight[1 : self.mask_token].norm(dim=1).mean()
+        for now, then in pairwise(times):
+            clean = self.decoder(context, past, torch.full((len(noise),), now, device=rows.device), x_t)
+            if then:
+                x_t = self.diffusion.ddim_step(length * F.normalize(clean, dim=-1), x_t, now, then)
+        return clean.mean(0)
 
     def _context(self, items: Tensor, lengths: Tensor, newest: Tensor) -> tuple[Tensor, Aux]:
         embedded = self.norm_input(self.embedding(items, newest))
@@ -292,17 +329,21 @@ class CDDRec(SequentialRecommender):
 
     def step_losses(self, batch: SequenceBatch, steps: Tensor) -> tuple[dict[str, Tensor], Aux]:
         """Each part of the objective at each of the steps, (K,), mean over the targets; the attention's own losses."""
+        table, x_t = self.embedding.item.weight, None
+        if self.condition_on_x_t:
+            # No gradient: items would grow until no noise could hide them.
+            given = table[batch.targets].detach().expand(len(steps), -1, -1)
+            x_t = self.diffusion.q_sample(given, steps, torch.randn_like(given))
         decoded: list[_Decoded] = []
         parts: Aux = {}
         start = 0
         for group in batch.groups:
-            one, aux = self._decode(group, steps, start)
+            one, aux = self._decode(group, steps, start, x_t)
             decoded.append(one)
             start += len(group.flat_index)
             share = len(group.flat_index) / batch.normalizer
             for name, (value, weight) in aux.items():
                 parts[name] = (share * value + (parts[name][0] if name in parts else 0.0), weight)
-        table = self.embedding.item.weight
         negatives = sample_negatives(
             batch, self.num_items, num_negatives=1, exclude_seen=self.exclude_seen, key="model.exclude_seen"
         )[:, 0]
@@ -316,7 +357,7 @@ class CDDRec(SequentialRecommender):
         losses = {"cross_divergence": self._divergence(prediction, mean, positive, clean, steps)}
         if self.contrast_weight:
             losses["in_view"] = self._contrast(prediction, positive)
-        if self.augmentations:
+        if self.ratios:
             augmented = torch.cat([one.augmented for one in decoded if one.augmented is not None], dim=1)
             partner = torch.cat([one.partner for one in decoded if one.partner is not None])
             other = self._draw(augmented, steps)
@@ -326,33 +367,26 @@ class CDDRec(SequentialRecommender):
                 losses["augmented"] = self._divergence(other, augmented, positive[:, partner], clean[:, partner], steps)
         return losses, parts
 
-    def _decode(self, group: Group, steps: Tensor, start: int) -> tuple[_Decoded, Aux]:
+    def _decode(self, group: Group, steps: Tensor, start: int, x_t: Tensor | None = None) -> tuple[_Decoded, Aux]:
         """Predictions at the real positions of a group, whose first target is the batch's number `start`."""
-        length = group.items.shape[1]
+        # Targets lie row by row: that of a column is its row's first plus the column of the sequence it stands for.
+        before = start + group.lengths.cumsum(0) - group.lengths
+
+        def of_targets(columns: Tensor) -> Tensor | None:  # on padding anything: nobody else sees it
+            return None if x_t is None else x_t[:, (before[:, None] + columns).clamp(max=x_t.shape[1] - 1)]
+
+        past = SequenceMask(group.lengths, group.items.shape[1])
         context, aux = self._context(group.items, group.lengths, group.lengths - 1)
-        mean = self.decoder(context, SequenceMask(group.lengths, length), steps).flatten(1, 2)[:, group.flat_index]
-        if not self.augmentations:
+        mean = self.decoder(context, past, steps, of_targets(past.columns)).flatten(1, 2)[:, group.flat_index]
+        if not self.ratios:
             return _Decoded(mean, None, None), aux
-        view = self._view(group.items, group.lengths)
+        view = mixed(group.items, group.lengths, self.ratios, self.mask_token)
+        past = SequenceMask(view.lengths, past.num_columns)
         # A cropped view keeps the positions its items have in the main one. The attention's own losses count once.
         context, _ = self._context(view.items, view.lengths, group.lengths - 1 - view.columns[:, 0])
         row, column = view.causal.nonzero(as_tuple=True)
-        augmented = self.decoder(context, SequenceMask(view.lengths, length), steps)[:, row, column]
-        # Targets lie row by row: that of a column is its row's first plus the column of the sequence it stands for.
-        before = start + group.lengths.cumsum(0) - group.lengths
+        augmented = self.decoder(context, past, steps, of_targets(view.columns))[:, row, column]
         return _Decoded(mean, augmented, before[row] + view.columns[row, column]), aux
-
-    def _view(self, items: Tensor, lengths: Tensor) -> View:
-        """An augmented view, of a kind drawn for each row."""
-        made = {
-            "crop": lambda: crop(items, lengths, self.ratios["crop"]),
-            "mask": lambda: mask(items, lengths, self.ratios["mask"], self.mask_token),
-            "reorder": lambda: reorder(items, lengths, self.ratios["reorder"]),
-        }
-        views = [made[name]() for name in self.augmentations]
-        row = torch.arange(len(items), device=items.device)
-        kind = torch.randint(len(views), (len(items),), device=items.device)
-        return View(*(torch.stack(parts)[kind, row] for parts in zip(*views, strict=True)))
 
     def _draw(self, mean: Tensor, steps: Tensor) -> Tensor:
         return mean + self.deviation(steps)[:, None, None].to(mean.dtype) * torch.randn_like(mean)
@@ -363,24 +397,9 @@ class CDDRec(SequentialRecommender):
             good = (full_precision(prediction) * positive).sum(-1)
             bad = (full_precision(prediction) * clean[1]).sum(-1)
         else:
-            good, bad = (-self.divergence(mean, vectors, steps) for vectors in clean)
+            deviation = self.deviation(steps)
+            good, bad = (-self.diffusion.divergence(full_precision(mean), deviation, x_0, steps) for x_0 in clean)
         return (F.softplus(-good) + F.softplus(bad)).mean(1)
-
-    def divergence(self, mean: Tensor, vectors: Tensor, steps: Tensor) -> Tensor:
-        """KL(N(mu_t, sigma_t^2) || q(x_t | vector)) of equation 13 in units of the target's variance, (K, N).
-
-        The mean over the dimensions of (1 - abar_t) KL. The KL itself divides the squared distance by 1 - abar_t, which
-        is 1e-4 at the first step: its sigmoid would have no gradient there, and the negative none at any early step.
-
-        Args:
-            mean: mu_t, (K, N, D).
-            vectors: (N, D).
-            steps: t, (K,).
-        """
-        signal = self.diffusion.signal(steps)[:, None]
-        ratio = self.deviation(steps)[:, None].double() ** 2 / (1 - signal)
-        distance = (full_precision(mean) - signal.sqrt().float()[..., None] * vectors).square().mean(-1)
-        return 0.5 * (distance + ((1 - signal) * (ratio - 1 - ratio.log())).float())
 
     def _contrast(self, first: Tensor, second: Tensor) -> Tensor:
         if self.contrast == "exact":
@@ -389,68 +408,47 @@ class CDDRec(SequentialRecommender):
 
 
 def _check(given: dict[str, Any]) -> None:
-    """Refuse settings out of their range, and those without effect.
+    """Refuse settings out of their range, and those without effect; `seqgen.check` has seen to their types.
 
     Raises:
         UserError: Names the key.
     """
-    _check_inference(given["inference"], given["diffusion"].num_steps)
-    for name, choices in {"cross_divergence": Divergence, "contrast": Contrast}.items():
-        if given[name] not in get_args(choices):
-            raise UserError(f"model.{name}={given[name]} is not one of {', '.join(get_args(choices))}.")
-    views = given["augmentations"]
-    for name in views:
-        if name not in get_args(Augmentation) or views.count(name) > 1:
-            raise UserError(
-                f"model.augmentations={views}: choose among {', '.join(get_args(Augmentation))}, each once."
-            )
+    views, weight, augmented = (given[name] for name in ("augmentations", "contrast_weight", "augmented_weight"))
+    tau, fourier, kl = given["temperature"], given["contrast"] == "fourier", given["cross_divergence"] == "kl"
+    last, chain, features = given["diffusion"].num_steps, given["condition_on_x_t"], given["fourier_features"]
+    steps, samples, noise = (given["inference"][name] for name in ("steps", "samples", "noise"))
+    refused: dict[str, bool] = {}
     for name in RATIOS:
-        ratio = given[f"{name}_ratio"]
-        if ratio is not None and name not in views:
-            raise UserError(f"model.{name}_ratio has no effect without {name} in model.augmentations; leave it null.")
-        if ratio is not None and not 0 < ratio <= 1:
-            raise UserError(f"model.{name}_ratio={ratio} must lie in (0, 1].")
+        if (ratio := given[f"{name}_ratio"]) is not None:
+            key = f"model.{name}_ratio"
+            refused[f"{key} has no effect without {name} in model.augmentations; leave it null."] = name not in views
+            refused[f"{key}={ratio} must lie in (0, 1]."] = not 0 < ratio <= 1
     for name in ("contrast_weight", "augmented_weight"):
-        if given[name] < 0:
-            raise UserError(f"model.{name}={given[name]} must not be negative.")
-    if views and not (given["contrast_weight"] or given["augmented_weight"]):
-        raise UserError(
-            "model.augmentations has no effect with contrast_weight=0 and augmented_weight=0; set it to []."
-        )
-    if given["augmented_weight"] and not views:
-        raise UserError("model.augmented_weight has no effect without model.augmentations; set it to 0.")
-    if given["fourier_features"] is not None and given["contrast"] != "fourier":
-        raise UserError("model.fourier_features has no effect with model.contrast=exact; leave it null.")
+        refused[f"model.{name}={given[name]} must not be negative."] = given[name] < 0
     for name in ("temperature", "fourier_features", "decoder_ffn_dim"):
-        if given[name] is not None and not given[name] > 0:
-            raise UserError(f"model.{name}={given[name]} must be above 0.")
-    if given["contrast"] == "fourier" and given["temperature"] < LEAST_TEMPERATURE:
-        raise UserError(
-            f"model.temperature={given['temperature']} is too low for model.contrast=fourier, whose estimate is noise "
-            f"below {LEAST_TEMPERATURE}; raise it, or set model.contrast=exact."
-        )
-    drawn, last = given["steps_per_batch"], given["diffusion"].num_steps
-    if drawn is not None and not 1 <= drawn <= last:
-        raise UserError(f"model.steps_per_batch={drawn} must lie in 1 to diffusion.steps={last}.")
-    if last == 1 and given["cross_divergence"] == "kl":
-        raise UserError("model.cross_divergence=kl needs diffusion.steps of at least 2: one step has no posterior.")
-
-
-def _check_inference(inference: Any, last: int) -> None:
-    kinds = {"steps": int, "samples": int, "noise": bool}
-    if not isinstance(inference, dict) or set(inference) != set(kinds):
-        raise UserError(f"model.inference={inference} must hold {', '.join(kinds)}, and nothing else.")
-    for name, kind in kinds.items():
-        if type(inference[name]) is not kind:
-            what = "true or false" if kind is bool else "an integer"
-            raise UserError(f"model.inference.{name}={inference[name]} must be {what}.")
-    steps, samples = inference["steps"], inference["samples"]
-    if not 1 <= steps <= last:
-        raise UserError(f"model.inference.steps={steps} must lie in 1 to diffusion.steps={last}.")
-    if samples < 1 or (samples > 1 and not inference["noise"]):
-        raise UserError(
-            f"model.inference.samples={samples} must be 1 where model.inference.noise is false, and at least 1 where "
-            "it is true."
-        )
-    if last == 1 and inference["noise"]:
-        raise UserError("model.inference.noise has no effect with diffusion.steps=1: one step has no posterior.")
+        refused[f"model.{name}={given[name]} must be above 0."] = given[name] is not None and given[name] <= 0
+    for name, count in {"steps_per_batch": given["steps_per_batch"], "inference.steps": steps}.items():
+        outside = count is not None and not 1 <= count <= last
+        refused[f"model.{name}={count} must lie in 1 to diffusion.steps={last}."] = outside
+    refused |= {
+        f"model.augmentations={views} must name each view once.": len(set(views)) < len(views),
+        "model.augmentations has no effect with model.contrast_weight=0 and model.augmented_weight=0; set it to "
+        "[].": bool(views) and not (weight or augmented),
+        "model.augmented_weight has no effect without model.augmentations; set it to 0.": augmented > 0 and not views,
+        "model.contrast=fourier has no effect with model.contrast_weight=0; leave it exact.": fourier and not weight,
+        "model.fourier_features has no effect with model.contrast=exact; leave it null.": not fourier
+        and bool(features),
+        f"model.temperature={tau} is too low for model.contrast=fourier, whose estimate is noise below "
+        f"{LEAST_TEMPERATURE}; raise it, or set model.contrast=exact.": fourier and tau < LEAST_TEMPERATURE,
+        "model.cross_divergence=kl needs diffusion.steps of at least 2: one step has no posterior.": kl and last == 1,
+        "model.condition_on_x_t=true predicts the clean target, since the noisy one is its own input: set "
+        "model.noisy_targets=false and model.cross_divergence=bce.": chain and (given["noisy_targets"] or kl),
+        f"model.inference.samples={samples} must be 1 where model.inference.noise is false, and at least 1 where it is "
+        "true.": samples < 1 or (samples > 1 and not noise),
+        "model.inference.noise has no effect with diffusion.steps=1: one step has no posterior; set it to false.": noise
+        and last == 1
+        and not chain,
+    }
+    for sentence, wrong in refused.items():
+        if wrong:
+            raise UserError(sentence)

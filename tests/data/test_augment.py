@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from seqgen.data.augment import crop, mask, reorder
+from seqgen.data.augment import crop, mask, mixed, reorder
 
 LENGTHS = torch.tensor([1, 2, 3, 7, 12, 12, 5])
 TOKEN = 99
@@ -90,3 +90,17 @@ def test_the_same_seed_gives_the_same_view(rows):
         draws.append(torch.cat([f(rows, LENGTHS, 0.6).items for f in (crop, reorder)]))
     assert draws[0].equal(draws[1])
     assert not draws[0].equal(draws[2])
+
+
+def test_a_mixed_view_draws_a_kind_for_each_row(rows):
+    ratios, seen = {"reorder": 1.0, "mask": 1.0, "crop": 0.5}, [Counter() for _ in LENGTHS]
+    for _ in range(600):
+        view = mixed(rows, LENGTHS, ratios, TOKEN)
+        for n, (row, whole) in enumerate(zip(lists(view.items, view.lengths), lists(rows, LENGTHS), strict=True)):
+            kind = "mask" if set(row) == {TOKEN} else "crop" if len(row) < len(whole) else "reorder"
+            assert kind != "reorder" or sorted(row) == whole
+            seen[n][kind] += 1
+    for counts, length in zip(seen, LENGTHS.tolist(), strict=True):
+        if length > 1:  # a crop of a single item is all of it
+            assert set(counts) == set(ratios)
+            assert all(abs(count - 200) < 60 for count in counts.values())

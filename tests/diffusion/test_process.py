@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 
 from seqgen.diffusion import schedules
 from seqgen.diffusion.process import Diffusion
@@ -176,3 +177,14 @@ def test_variances_outside_their_range_are_refused():
     with pytest.raises(UserError, match=r"21 reverse steps must lie in 1 to diffusion\.steps=20"):
         schedules.linear(steps=T).grid(21)
     assert isinstance(schedules.linear(steps=1), Diffusion)
+
+
+def test_divergence_is_the_kl_in_units_of_the_variance(process):
+    t = torch.tensor([1, 7, T])
+    mean, clean, deviation = normal(3, 4, 5), normal(4, 5, seed=1), torch.tensor([0.01, 0.2, 0.5]).double()
+    found = process.divergence(mean, deviation, clean, t)
+    for k, step in enumerate(t.tolist()):
+        signal = process.alpha_bar[step]
+        forward = Normal(signal.sqrt() * clean, (1 - signal).sqrt())
+        wanted = (1 - signal) * kl_divergence(Normal(mean[k], deviation[k]), forward).mean(1)
+        torch.testing.assert_close(found[k], wanted)

@@ -6,10 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import QUIET, TINY
-from test_properties import in_one_group
+from test_properties import CHAIN, in_one_group
 from torch.distributions import Normal, kl_divergence
 
 from seqgen import config
+from seqgen.attention import SequenceMask
+from seqgen.check import check
+from seqgen.data.augment import mixed
 from seqgen.errors import UserError
 
 CROPPED = ("model.augmentations=[crop]", "model.crop_ratio=0.5")
@@ -21,6 +24,7 @@ STILL = ("model.decoder_dropout=0", "attention.dropout=0")
 def make(tmp_path):
     def built(*overrides, seed=0):
         cfg = config.compose(["model=cddrec", *TINY, *QUIET, *SIZES, *overrides], output_dir=tmp_path)
+        check(cfg)
         data = config.build(cfg, "data")
         torch.manual_seed(seed)
         return config.build(cfg, "model", catalog=data.catalog), data
@@ -42,24 +46,31 @@ def unit(monkeypatch):
     monkeypatch.setattr(torch, "randn_like", torch.ones_like)
 
 
-def test_the_decoder_against_a_loop_over_positions_and_steps(make):
-    model, data = make(*STILL)
+@pytest.mark.parametrize("time_in", ["query", "memory", "both"])
+@pytest.mark.parametrize("more", [(), CHAIN])
+def test_the_decoder_against_a_loop_over_positions_and_steps(make, more, time_in):
+    model, data = make(*STILL, f"model.time_in={time_in}", *more)
     decoder, group = model.decoder, max(first_batch(data).groups, key=lambda g: g.items.shape[1])
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.normal_(std=0.3)
     context = torch.randn(*group.items.shape, 16)
-    from seqgen.attention import SequenceMask
-
     steps = torch.tensor([1, 4, 6])
-    found = decoder(context, SequenceMask(group.lengths, group.items.shape[1]), steps)
-    newest = decoder(context, SequenceMask(group.lengths, group.items.shape[1], last=True), steps)
+    mask, last = (SequenceMask(group.lengths, group.items.shape[1], last=newest) for newest in (False, True))
+    x_t = torch.randn(3, *context.shape) if more else None
+    found = decoder(context, mask, steps, x_t)
+    newest = decoder(context, last, steps, torch.stack([last.newest(x) for x in x_t]) if more else None)
     heads = range(4)
     for row in (0, 3):
         for k, step in enumerate(steps.tolist()):
             for i in range(int(group.lengths[row])):
-                stream = context[row, i] + decoder.step.weight[step - 1]
+                embedded = decoder.step.weight[step - 1]
+                stream = context[row, i] + (0.0 if time_in == "memory" else embedded)
+                if more:
+                    stream = stream + decoder.noisy(x_t[k, row, i])
                 query, past = decoder.query(stream), context[row, : i + 1]
+                if time_in != "query":
+                    past = past + embedded
                 key, value = decoder.key(past), decoder.value(past)
                 parts = []
                 for head in heads:
@@ -72,11 +83,11 @@ def test_the_decoder_against_a_loop_over_positions_and_steps(make):
             torch.testing.assert_close(newest[k, row, 0], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("divergence", ["bce", "kl"])
-def test_the_objective_against_its_equations(make, monkeypatch, divergence):
+@pytest.mark.parametrize(("divergence", "more"), [("bce", ()), ("kl", ()), ("bce", CHAIN)])
+def test_the_objective_against_its_equations(make, monkeypatch, divergence, more):
     unit(monkeypatch)
     settings = ["model.steps_per_batch=null", f"model.cross_divergence={divergence}", "model.contrast_weight=0.7"]
-    model, data = make(*STILL, *settings, "model.temperature=0.3")
+    model, data = make(*STILL, *settings, "model.temperature=0.3", *more)
     model.train()
     batch = first_batch(data)
     negatives = torch.arange(len(batch.targets)) % data.catalog.num_items + 1
@@ -86,20 +97,21 @@ def test_the_objective_against_its_equations(make, monkeypatch, divergence):
     table, process = model.embedding.item.weight, model.diffusion
     total = 0.0
     for t in range(1, 7):
-        contexts = [model._context(g.items, g.lengths, g.lengths - 1)[0] for g in batch.groups]
-        from seqgen.attention import SequenceMask
-
-        mean = torch.cat(
-            [
-                model.decoder(c, SequenceMask(g.lengths, g.items.shape[1]), torch.tensor([t]))[0].flatten(0, 1)[
-                    g.flat_index
-                ]
-                for c, g in zip(contexts, batch.groups, strict=True)
-            ]
-        )
         signal = process.alpha_bar[t].item()
         positive, negative = table[batch.targets], table[negatives]
-        noisy = math.sqrt(signal) * positive + math.sqrt(1 - signal)
+        x_t = math.sqrt(signal) * positive + math.sqrt(1 - signal)
+        noisy, means, start = positive if more else x_t, [], 0
+        for g in batch.groups:
+            context, mask = (
+                model._context(g.items, g.lengths, g.lengths - 1)[0],
+                SequenceMask(g.lengths, g.items.shape[1]),
+            )
+            fed, n = torch.zeros(context.flatten(0, 1).shape), len(g.flat_index)
+            fed[g.flat_index] = x_t[start : start + n].detach()
+            start += n
+            given = [fed.unflatten(0, g.items.shape)[None]] if more else []
+            means.append(model.decoder(context, mask, torch.tensor([t]), *given)[0].flatten(0, 1)[g.flat_index])
+        mean = torch.cat(means)
         s = max(t, 2)
         deviation = math.sqrt(process.posterior_variance(s, s - 1))
         prediction = mean + deviation
@@ -159,7 +171,7 @@ def test_partners_stand_for_the_same_target(make, kind):
     inputs, start = batch.inputs(), 0
     for group in batch.groups:
         torch.manual_seed(5)
-        view = model._view(group.items, group.lengths)
+        view = mixed(group.items, group.lengths, model.ratios, model.mask_token)
         torch.manual_seed(5)
         one, _ = model._decode(group, torch.tensor([1]), start)
         items, main = view.items[view.causal], inputs[one.partner]
@@ -190,14 +202,74 @@ def test_the_mask_token_and_padding_are_no_candidates(make):
     torch.testing.assert_close(model.item_vectors[1:].norm(dim=1), torch.ones(data.catalog.num_items))
 
 
+def test_each_position_of_both_views_is_fed_the_noisy_form_of_its_own_target(make):
+    model, data = make(*STILL, *CHAIN, "model.augmentations=[crop,mask,reorder]", "model.contrast_weight=1")
+    model.eval()
+    batch, steps, start = first_batch(data), torch.tensor([2, 6]), 0
+    x_t = torch.randn(2, len(batch.targets), 16)
+
+    def alone(context, row, column, target):
+        past = SequenceMask(torch.tensor([column + 1]), column + 1, last=True)
+        return model.decoder(context[row : row + 1, : column + 1], past, steps, x_t[:, target, None, None])[:, 0, 0]
+
+    for group in batch.groups:
+        torch.manual_seed(3)
+        one, _ = model._decode(group, steps, start, x_t)
+        torch.manual_seed(3)
+        view = mixed(group.items, group.lengths, model.ratios, model.mask_token)
+        context, _ = model._context(group.items, group.lengths, group.lengths - 1)
+        other, _ = model._context(view.items, view.lengths, group.lengths - 1 - view.columns[:, 0])
+        for n, index in enumerate(group.flat_index.tolist()):
+            row, column = divmod(index, group.items.shape[1])
+            torch.testing.assert_close(one.mean[:, n], alone(context, row, column, start + n), rtol=1e-4, atol=1e-5)
+        for m, (row, column) in enumerate(view.causal.nonzero().tolist()):
+            wanted = alone(other, row, column, int(one.partner[m]))
+            torch.testing.assert_close(one.augmented[:, m], wanted, rtol=1e-4, atol=1e-5)
+        start += len(group.flat_index)
+
+
+def test_no_gradient_reaches_the_items_through_x_t(make, monkeypatch):
+    model, data = make(*CHAIN)
+    given = []
+    monkeypatch.setattr(model.decoder.noisy, "forward", lambda x: (given.append(x), x)[1])
+    model.loss(first_batch(data))
+    assert given
+    assert not any(x.requires_grad for x in given)
+
+
+@pytest.mark.parametrize("count", [1, 4, 6])
+@pytest.mark.parametrize("samples", [0, 3])
+def test_the_reverse_chain_against_a_loop(make, count, samples):
+    how = ["model.inference.noise=true", f"model.inference.samples={samples}"] if samples else []
+    model, data = make(*CHAIN, f"model.inference.steps={count}", *how)
+    group = first_batch(data).groups[-1]
+    with torch.no_grad():
+        model.embedding.item.weight.mul_(30.0)
+    found, _ = model.eval().encode(group.items, group.lengths)
+    context, _ = model._context(group.items, group.lengths, group.lengths - 1)
+    signal, ends = [1.0, *model.diffusion.alpha_bar[1:].tolist()], {1: [6, 0], 4: [6, 4, 3, 2, 0], 6: range(6, -1, -1)}
+    length = sum(row.norm() for row in model.embedding.item.weight[1:]) / data.catalog.num_items
+    past, total = SequenceMask(group.lengths, group.items.shape[1]), 0.0
+    for draw in range(max(samples, 1)):
+        start = math.sqrt(1 - signal[6]) * model.noise[draw] if samples else torch.zeros(16)
+        x = start.expand_as(context)
+        for now, then in zip(ends[count][:-1], ends[count][1:], strict=True):
+            clean = model.decoder(context, past, torch.tensor([now]), x[None])[0]
+            estimate = clean / clean.norm(dim=-1, keepdim=True) * length
+            noise = (x - math.sqrt(signal[now]) * estimate) / math.sqrt(1 - signal[now])
+            x = math.sqrt(signal[then]) * estimate + math.sqrt(1 - signal[then]) * noise
+        total = total + clean / max(samples, 1)
+    torch.testing.assert_close(found, total, rtol=1e-3, atol=1e-4)
+    assert model.noise.shape == (max(samples, 1), 16)
+    assert bool(model.noise.any()) == bool(samples)
+
+
 def test_inference_averages_steps_by_their_weights(make):
     one, data = make("model.inference.steps=1")
     three, _ = make("model.inference.steps=3")
     one.eval(), three.eval()
     three.load_state_dict(one.state_dict())
     group = first_batch(data).groups[-1]
-    from seqgen.attention import SequenceMask
-
     context, _ = one._context(group.items, group.lengths, group.lengths - 1)
     mask = SequenceMask(group.lengths, group.items.shape[1])
     heads = one.decoder(context, mask, torch.tensor([1, 2, 3]))
@@ -227,15 +299,19 @@ def test_noise_at_inference_is_the_same_for_all_and_shrinks_with_samples(make):
         (["model.steps_per_batch=7"], "model.steps_per_batch=7 must lie in 1 to diffusion.steps=6"),
         (["model.inference.steps=9"], "model.inference.steps=9 must lie in 1 to diffusion.steps=6"),
         (["model.inference.samples=3"], "model.inference.samples=3 must be 1 where model.inference.noise is false"),
-        (["+model.inference.stepz=3"], "must hold steps, samples, noise, and nothing else"),
+        (["+model.inference.stepz=3"], "'stepz': 3} must hold steps, samples, noise, and nothing else"),
+        (["~model.inference.noise"], "must hold steps, samples, noise, and nothing else"),
+        (["model.inference=null"], "model.inference=None must be a node of steps, samples, noise"),
         (["model.inference.steps=null"], "model.inference.steps=None must be an integer"),
         (["model.inference.noise=2"], "model.inference.noise=2 must be true or false"),
         (
             ["model.inference.noise=true", "diffusion.steps=1", "model.steps_per_batch=1"],
             "has no effect with diffusion.s",
         ),
-        (["model.augmentations=[flip]"], "model.augmentations=['flip']: choose among crop, mask, reorder, each once"),
-        (["model.augmentations=[crop,crop]"], "each once"),
+        (["model.condition_on_x_t=true"], "the noisy one is its own input: set model.noisy_targets=false"),
+        ([*CHAIN, "model.cross_divergence=kl"], "and model.cross_divergence=bce"),
+        (["model.augmentations=[flip]"], "model.augmentations=['flip'] must be a list of crop, mask, reorder"),
+        (["model.augmentations=[crop,crop]"], "model.augmentations=['crop', 'crop'] must name each view once"),
         (["model.contrast=fourier"], "model.temperature=0.1 is too low for model.contrast=fourier"),
         (["model.fourier_features=64"], "model.fourier_features has no effect with model.contrast=exact"),
         (["model.mask_ratio=0.2"], "model.mask_ratio has no effect without mask in model.augmentations"),
@@ -245,8 +321,10 @@ def test_noise_at_inference_is_the_same_for_all_and_shrinks_with_samples(make):
         (["model.augmentations=[crop]", "model.contrast_weight=0"], "model.augmentations has no effect"),
         (["model.augmented_weight=1"], "model.augmented_weight has no effect without model.augmentations"),
         (["model.crop_ratio=0", "model.augmentations=[crop]"], "model.crop_ratio=0 must lie in (0, 1]"),
-        (["model.cross_divergence=js"], "model.cross_divergence=js is not one of bce, kl"),
-        (["model.contrast=sorf"], "model.contrast=sorf is not one of exact, fourier"),
+        (["model.cross_divergence=js"], "model.cross_divergence=js must be bce or kl"),
+        (["model.contrast=sorf"], "model.contrast=sorf must be exact or fourier"),
+        (["model.time_in=key"], "model.time_in=key must be query or memory or both"),
+        (["model.contrast=fourier", "model.contrast_weight=0"], "model.contrast=fourier has no effect with model.con"),
         (["model.temperature=0"], "model.temperature=0 must be above 0"),
         (["model.contrast_weight=-1"], "model.contrast_weight=-1 must not be negative"),
         (["model.decoder_heads=3"], "model.decoder_heads=3 does not divide model.hidden_dim=16"),
@@ -270,7 +348,7 @@ def test_a_cropped_view_keeps_the_positions_of_the_main_one(make, monkeypatch):
     torch.manual_seed(2)
     model._decode(group, torch.tensor([1]), 0)
     torch.manual_seed(2)
-    view = model._view(group.items, group.lengths)
+    view = mixed(group.items, group.lengths, model.ratios, model.mask_token)
     main, cropped = embedded
     row, column = view.causal.nonzero(as_tuple=True)
     torch.testing.assert_close(cropped[row, column], main[row, view.columns[row, column]])
