@@ -143,7 +143,7 @@ def _accuracy_by_inference(
 
     last = config.build(run, "diffusion").num_steps
     steps = sorted({1, *(2**k for k in range(1, 10) if 2**k < last), last})
-    settings = [{"steps": count, "samples": 1, "noise": False} for count in steps]
+    settings = [{"steps": count, "samples": 0, "noise": False} for count in steps]
     settings += [{"steps": 1, "samples": count, "noise": True} for count in (1, 10)]
     rows = []
     for inference in settings:
@@ -198,7 +198,7 @@ def _log(cfg: DictConfig, told: dict[str, Any], pictures: dict[str, Path], check
     if "wandb" in cfg.logger:
         cfg.logger.wandb.name = f"diagnose-{checkpoint.stem}"
     numbers = {
-        f"diagnose/steps={row['steps']},samples={row['samples'] if row['noise'] else 0}/{name}": value
+        f"diagnose/steps={row['steps']},samples={row['samples']}/{name}": value
         for row in told["inference"]
         for name, value in row.items()
         if name.startswith("val/")

@@ -158,16 +158,25 @@ class Encoder(nn.Module):
         self.stacks = nn.ModuleList(stack(make_layer) for _, make_layer in built)
         normed = norm in ("query", "pre")
         self.norms = nn.ModuleList(nn.LayerNorm(hidden_dim, eps=NORM_EPS) if normed else nn.Identity() for _ in built)
-        self.samples = inference["samples"]
         self.one_target = any(getattr(module, "one_target", False) for module in self.modules())
-        self._sample(inference)
+        self._drawing = [module for module in self.modules() if getattr(module, "noise_shape", None) is not None]
+        self.sample(inference)
 
-    def _sample(self, inference: Inference) -> None:
+    @property
+    def draws(self) -> bool:
+        """Whether the attention has noise to draw."""
+        return bool(self._drawing)
+
+    def sample(self, inference: Inference) -> None:
+        """Set how often, and how far, the attention is drawn outside training.
+
+        Raises:
+            UserError: There is nothing to draw, or a value is out of range.
+        """
         samples, temperature = inference["samples"], inference["temperature"]
         if samples < 0 or temperature < 0:
             raise UserError(f"model.inference={inference}: samples and temperature must not be negative.")
-        drawing = [module for module in self.modules() if getattr(module, "noise_shape", None) is not None]
-        if samples and not drawing:
+        if samples and not self.draws:
             raise UserError(
                 f"model.inference.samples={samples} has no effect: this attention= draws nothing; set it to 0."
             )
@@ -176,8 +185,9 @@ class Encoder(nn.Module):
                 f"model.inference.temperature={temperature} has no effect with model.inference.samples=0; set samples."
             )
         generator = torch.Generator().manual_seed(0)
-        for module in drawing:
+        for module in self._drawing:
             module.sample(samples, temperature, generator)  # type: ignore[operator]
+        self.samples = samples
 
     def forward(
         self, x: Tensor, lengths: Tensor, *, last_only: bool = False, progress: float = 1.0, each: bool = False

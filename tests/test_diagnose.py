@@ -31,10 +31,10 @@ def test_a_diagnosis_agrees_with_the_run_and_is_logged(tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     told = json.loads((tmp_path / "out/diagnose.json").read_text())
     by_setting = {(row["steps"], row["noise"], row["samples"]): row for row in told["inference"]}
-    assert set(by_setting) == {(n, False, 1) for n in (1, 2, 4, 6)} | {(1, True, 1), (1, True, 10)}
+    assert set(by_setting) == {(n, False, 0) for n in (1, 2, 4, 6)} | {(1, True, 1), (1, True, 10)}
     for name, value in results["history"][-1].items():
         if name.startswith("val/"):
-            assert by_setting[1, False, 1][name] == value
+            assert by_setting[1, False, 0][name] == value
     assert len(told["schedule"]["signal"]) == len(told["loss"]["in_view"]) == 6
     assert told["schedule"]["signal_to_noise"] == sorted(told["schedule"]["signal_to_noise"], reverse=True)
     for name in ("schedule", "loss", "inference"):
@@ -50,7 +50,7 @@ def test_a_chain_is_diagnosed_by_its_number_of_reverse_steps(tmp_path: Path) -> 
     by_setting = {(row["steps"], row["noise"], row["samples"]): row for row in told["inference"]}
     for name, value in results["history"][-1].items():
         if name.startswith("val/"):
-            assert by_setting[4, False, 1][name] == value
+            assert by_setting[4, False, 0][name] == value
     assert len({row["val/mrr"] for row in told["inference"]}) > 1
     assert len(told["loss"]["cross_divergence"]) == 6
 

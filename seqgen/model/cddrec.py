@@ -28,7 +28,7 @@ Where we leave the reference code (github.com/YuWang-1024/CDDRec):
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +40,7 @@ from seqgen.data.catalog import Catalog
 from seqgen.data.sequences import Group, SequenceBatch
 from seqgen.diffusion.process import Diffusion
 from seqgen.errors import UserError
-from seqgen.layers import Activation, Encoder, Norm, SequenceEmbedding
+from seqgen.layers import Activation, Encoder, Inference, Norm, SequenceEmbedding
 from seqgen.losses import fourier_info_nce, full_precision, info_nce, sample_negatives
 from seqgen.model.base import MakeOptimizer, MakeScheduler, SequentialRecommender
 
@@ -52,18 +52,16 @@ RATIOS = {"crop": 0.6, "mask": 0.3, "reorder": 0.6}  # of a row
 FOURIER_FEATURES, LEAST_TEMPERATURE = 256, 0.3  # of the random-feature contrast
 
 
-class Inference(TypedDict):
-    """How a fitted model predicts.
+class StepInference(Inference):
+    """How a fitted model predicts; samples and temperature are also those of an attention that draws.
 
     steps: The first so many steps, averaged with the weights 1/t they have in training; 1 is the paper's. With
         `condition_on_x_t` so many reverse steps from T to 0.
-    samples: Draws of the noise, averaged; only with `noise`.
     noise: Add the noise of each step: one vector, the same for all users and runs, so that nobody's recommendations
         depend on the batch. It shifts the scores of an item alike for all. With `condition_on_x_t` it is x_T.
     """
 
     steps: int
-    samples: int
     noise: bool
 
 
@@ -205,7 +203,7 @@ class CDDRec(SequentialRecommender):
         reorder_ratio: float | None,
         augmented_weight: float,
         exclude_seen: bool,
-        inference: Inference,
+        inference: StepInference,
         optimizer: MakeOptimizer,
         scheduler: MakeScheduler | None,
         metrics_k: Sequence[int],
@@ -223,6 +221,11 @@ class CDDRec(SequentialRecommender):
             max_len=max_len,
             inference={"samples": 0, "temperature": 1.0},
         )
+        draws: Inference = {"samples": inference["samples"], "temperature": inference["temperature"]}
+        if self.encoder.draws or not inference["noise"]:  # where only the steps draw, the encoder has nothing to repeat
+            self.encoder.sample(draws)
+        if self.encoder.one_target and augmentations:
+            raise UserError("attention.context=last goes without an augmented view; set model.augmentations=[].")
         self.mask_token = catalog.num_items + 1  # its row is there only where something is masked
         self.embedding = SequenceEmbedding(
             num_items=catalog.num_items + ("mask" in augmentations),
@@ -256,17 +259,20 @@ class CDDRec(SequentialRecommender):
         self.exclude_seen = exclude_seen
         self.inference = inference
         # The same in every run and no part of a checkpoint, which can so be tested with and without it.
-        shape = (inference["samples"], inference["steps"], hidden_dim)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * inference["noise"]
+        shape = (max(draws["samples"], 1), inference["steps"], hidden_dim)
+        scale = draws["temperature"] * inference["noise"]
+        noise = scale * torch.randn(shape, generator=torch.Generator().manual_seed(0))
         self.register_buffer("noise", noise[:, 0] if condition_on_x_t else noise.mean(0), persistent=False)
 
     # From a sequence to predictions.
 
     def encode(self, items: Tensor, lengths: Tensor, *, last_only: bool = False) -> tuple[Tensor, Aux]:
         """Items (b, l), lengths (b,) -> the prediction xhat, (b, l, D) or (b, D), as `inference` has it."""
-        context, aux = self._context(items, lengths, lengths - 1)
-        past = SequenceMask(lengths, items.shape[1], last=last_only)
+        context, aux = self._context(items, lengths, lengths - 1, each=True)
+        draws = len(context) // len(items)  # of the attention
+        past = SequenceMask(lengths.repeat(draws), items.shape[1], last=last_only)
         prediction = self._reverse(context, past) if self.condition_on_x_t else self._direct(context, past)
+        prediction = prediction.unflatten(0, (draws, -1)).mean(0) if draws > 1 else prediction
         return prediction[:, 0] if last_only else prediction, aux
 
     def _direct(self, context: Tensor, past: SequenceMask) -> Tensor:
@@ -289,9 +295,9 @@ class CDDRec(SequentialRecommender):
                 x_t = self.diffusion.ddim_step(length * F.normalize(clean, dim=-1), x_t, now, then)
         return clean.mean(0)
 
-    def _context(self, items: Tensor, lengths: Tensor, newest: Tensor) -> tuple[Tensor, Aux]:
+    def _context(self, items: Tensor, lengths: Tensor, newest: Tensor, *, each: bool = False) -> tuple[Tensor, Aux]:
         embedded = self.norm_input(self.embedding(items, newest))
-        return self.encoder(embedded, lengths, progress=self.progress)
+        return self.encoder(embedded, lengths, progress=self.progress, each=each)
 
     @property
     def item_vectors(self) -> Tensor:
@@ -443,8 +449,8 @@ def _check(given: dict[str, Any]) -> None:
         "model.cross_divergence=kl needs diffusion.steps of at least 2: one step has no posterior.": kl and last == 1,
         "model.condition_on_x_t=true predicts the clean target, since the noisy one is its own input: set "
         "model.noisy_targets=false and model.cross_divergence=bce.": chain and (given["noisy_targets"] or kl),
-        f"model.inference.samples={samples} must be 1 where model.inference.noise is false, and at least 1 where it is "
-        "true.": samples < 1 or (samples > 1 and not noise),
+        f"model.inference.samples={samples} must be at least 1 where model.inference.noise is true.": noise
+        and samples < 1,
         "model.inference.noise has no effect with diffusion.steps=1: one step has no posterior; set it to false.": noise
         and last == 1
         and not chain,

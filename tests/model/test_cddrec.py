@@ -280,7 +280,7 @@ def test_inference_averages_steps_by_their_weights(make):
 
 def test_noise_at_inference_is_the_same_for_all_and_shrinks_with_samples(make):
     still, data = make()
-    noisy, _ = make("model.inference.noise=true")
+    noisy, _ = make("model.inference.noise=true", "model.inference.samples=1")
     many, _ = make("model.inference.noise=true", "model.inference.samples=400")
     group = first_batch(data).groups[-1]
     states = []
@@ -298,14 +298,18 @@ def test_noise_at_inference_is_the_same_for_all_and_shrinks_with_samples(make):
     [
         (["model.steps_per_batch=7"], "model.steps_per_batch=7 must lie in 1 to diffusion.steps=6"),
         (["model.inference.steps=9"], "model.inference.steps=9 must lie in 1 to diffusion.steps=6"),
-        (["model.inference.samples=3"], "model.inference.samples=3 must be 1 where model.inference.noise is false"),
-        (["+model.inference.stepz=3"], "'stepz': 3} must hold steps, samples, noise, and nothing else"),
-        (["~model.inference.noise"], "must hold steps, samples, noise, and nothing else"),
-        (["model.inference=null"], "model.inference=None must be a node of steps, samples, noise"),
+        (["model.inference.samples=3"], "model.inference.samples=3 has no effect: this attention= draws nothing"),
+        (
+            ["model.inference.noise=true"],
+            "model.inference.samples=0 must be at least 1 where model.inference.noise is true",
+        ),
+        (["+model.inference.stepz=3"], "'stepz': 3} must hold samples, temperature, steps, noise, and nothing else"),
+        (["~model.inference.noise"], "must hold samples, temperature, steps, noise, and nothing else"),
+        (["model.inference=null"], "model.inference=None must be a node of samples, temperature, steps, noise"),
         (["model.inference.steps=null"], "model.inference.steps=None must be an integer"),
         (["model.inference.noise=2"], "model.inference.noise=2 must be true or false"),
         (
-            ["model.inference.noise=true", "diffusion.steps=1", "model.steps_per_batch=1"],
+            ["model.inference.noise=true", "model.inference.samples=1", "diffusion.steps=1", "model.steps_per_batch=1"],
             "has no effect with diffusion.s",
         ),
         (["model.condition_on_x_t=true"], "the noisy one is its own input: set model.noisy_targets=false"),
