@@ -46,11 +46,12 @@ def draw_maps(told: dict[str, Any]) -> Figure:
 
 def _draw_map(axis: Axes, weights: np.ndarray) -> None:
     allowed = np.tri(len(weights), dtype=bool)
-    largest = np.abs(weights).max() or 1.0
+    # The oldest rows have few items to share among, and would leave all others dark.
+    largest = np.abs(weights[len(weights) // 2 :]).max() or 1.0
     signed = bool((weights < 0).any())
     colours, least = ("RdBu_r", -largest) if signed else ("viridis", 0.0)
     image = axis.imshow(np.where(allowed, weights, np.nan), cmap=colours, vmin=least, vmax=largest)
-    axis.figure.colorbar(image, ax=axis, shrink=0.7)
+    axis.figure.colorbar(image, ax=axis, shrink=0.7, extend="both" if signed else "max")
 
 
 def _short(name: str) -> str:
@@ -83,7 +84,7 @@ def draw_statistics(layers: list[dict[str, Any]], *, cases: int) -> Figure:
     for axis, (title, values) in zip(axes, bars.items(), strict=False):
         drawn = axis.barh([*values][::-1], [*values.values()][::-1])
         axis.bar_label(drawn, fmt="%.3g", padding=3, fontsize=8)
-        axis.margins(x=0.15)
+        axis.margins(x=0.2)
         axis.set_title(title, fontsize=10)
     _draw_mass(axes[len(bars)], heads)
     for axis in axes[len(bars) + 1 :]:
