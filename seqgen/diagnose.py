@@ -134,7 +134,7 @@ def _looked_into(
         figures["diversity"] = diversity.draw(told["diversity"], lengths=list(trained.config.metrics.k))
         logged |= diversity.logged(told["diversity"])
     else:
-        print("Left out: diversity.png and the spread over draws, since this model's attention is deterministic.")
+        print("Left out: diversity.png and the spread over draws, since this model's attention draws nothing.")
     if isinstance(model, CDDRec):
         parts = diffusion.measure(trained, batches=cfg.batches)
         told |= parts
