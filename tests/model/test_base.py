@@ -206,7 +206,17 @@ def test_ranking_under_mixed_precision_is_not_rounded_to_ties() -> None:
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
-@pytest.mark.parametrize("choice", [("model=sasrec", "attention=vae"), ("model=mqsa_ted",), ("model=popularity",)])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        ("model=sasrec", "attention=vae"),
+        ("model=genatt", "attention=diffusion", "model.inference.samples=2"),
+        ("model=genatt", "attention=hstu"),
+        ("model=genatt", "attention=linear"),
+        ("model=mqsa_ted",),
+        ("model=popularity",),
+    ],
+)
 def test_every_precision_runs_or_is_refused(precision: str, choice: tuple[str, ...], tmp_path: Path) -> None:
     quick = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "callbacks=none", "logger=none")
     overrides = [*choice, *TINY, *QUIET, *quick, "trainer.accelerator=cpu", f"trainer.precision={precision}"]
