@@ -12,7 +12,7 @@ import types
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -163,10 +163,21 @@ def _check_node(node: dict[str, Any], path: str) -> None:
                 names = [f"{path}.{name}" for name in parameters]
                 raise UserError(f"{path}.{key} is not a key of {node['_target_']}{nearest(f'{path}.{key}', names)}.")
     for key, value in node.items():
-        if isinstance(value, dict):
+        if is_typeddict(hints.get(key)):
+            _check_fields(f"{path}.{key}", value, hints[key])
+        elif isinstance(value, dict):
             _check_node(value, f"{path}.{key}")
         elif key in hints:
             _check_type(f"{path}.{key}", value, hints[key])
+
+
+def _check_fields(path: str, value: Any, kind: type) -> None:
+    """Hold what is handed over as a TypedDict against its fields."""
+    fields = get_type_hints(kind)
+    if not isinstance(value, dict) or value.keys() != fields.keys():
+        raise UserError(f"{path}={value} must hold {', '.join(fields)}, and nothing else.")
+    for name, hint in fields.items():
+        _check_type(f"{path}.{name}", value[name], hint)
 
 
 def _locate(name: str, path: str) -> Callable[..., Any]:

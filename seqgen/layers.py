@@ -164,7 +164,7 @@ class Encoder(nn.Module):
 
     def _sample(self, inference: Inference) -> None:
         samples, temperature = inference["samples"], inference["temperature"]
-        if samples < 0 or temperature < 0:
+        if samples < 0 or not temperature >= 0:  # nor NaN
             raise UserError(f"model.inference={inference}: samples and temperature must not be negative.")
         drawing = [module for module in self.modules() if getattr(module, "noise_shape", None) is not None]
         if samples and not drawing:
