@@ -306,6 +306,7 @@ def test_training_starts_near_uniform_attention() -> None:
         ({"denoiser_dim": 0}, r"attention\.denoiser_dim=0 must be at least 1\."),
         ({"diffusion_weight": -0.1}, r"attention\.diffusion_weight=-0\.1 must not be negative\."),
         ({"clean_map": "zero"}, r"attention\.clean_map=zero is not one of uniform, own, teacher\."),
+        ({"clean_map": "uniform", "diffusion_weight": 0.0}, r"attention\.clean_map=uniform has no effect with"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, Any], told: str) -> None:
