@@ -174,7 +174,7 @@ class Encoder(nn.Module):
             UserError: There is nothing to draw, or a value is out of range.
         """
         samples, temperature = inference["samples"], inference["temperature"]
-        if samples < 0 or temperature < 0:
+        if samples < 0 or not temperature >= 0:  # nor NaN
             raise UserError(f"model.inference={inference}: samples and temperature must not be negative.")
         if samples and not self.draws:
             raise UserError(

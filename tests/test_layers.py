@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqgen.attention import Aux, SequenceMask, multi_query, softmax, vae
+from seqgen.attention import Aux, SequenceMask, diffusion, multi_query, softmax, synthesizer, vae
+from seqgen.diffusion import schedules
 from seqgen.errors import UserError
 from seqgen.layers import Block, Encoder, SequenceEmbedding
 
@@ -202,3 +203,55 @@ def test_settings_out_of_range_are_refused(setting: dict[str, Any]) -> None:
 def test_embedding_refuses_a_dropout_out_of_range() -> None:
     with pytest.raises(UserError, match=r"^model\.dropout=1\.0 "):
         SequenceEmbedding(num_items=3, hidden_dim=4, max_len=5, dropout=1.0)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "inference", "told"),
+    [
+        (
+            softmax.branches(),
+            {"samples": 3},
+            r"model\.inference\.samples=3 has no effect: this attention= draws nothing",
+        ),
+        (multi_query.branches(), {"samples": 1}, r"model\.inference\.samples=1 has no effect"),
+        (synthesizer.branches(), {"samples": 1}, r"model\.inference\.samples=1 has no effect"),
+        (
+            vae.branches(),
+            {"temperature": 0.5},
+            r"model\.inference\.temperature=0\.5 has no effect with .*; set samples",
+        ),
+        (softmax.branches(), {"temperature": 0.5}, r"model\.inference\.temperature=0\.5 has no effect"),
+        (vae.branches(), {"samples": -1}, r"model\.inference=.* must not be negative"),
+        (vae.branches(), {"samples": 2, "temperature": -1.0}, r"model\.inference=.* must not be negative"),
+        (vae.branches(), {"samples": 2, "temperature": float("nan")}, r"model\.inference=.* must not be negative"),
+    ],
+)
+def test_inference_without_effect_or_out_of_range_is_refused(
+    mechanism: Any, inference: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(UserError, match=f"^{told}"):
+        make_encoder(mechanism, inference={"samples": 0, "temperature": 1.0} | inference)
+
+
+@pytest.mark.parametrize(
+    "mechanism", [vae.branches(), diffusion.branches(schedule=schedules.cosine(steps=4))], ids=["vae", "diffusion"]
+)
+def test_draws_are_taken_outside_training_only(mechanism: Any) -> None:
+    encoder = make_encoder(mechanism, inference={"samples": 3, "temperature": 1.0})
+    rows = []
+    encoder.stacks[0][0].register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
+    x = torch.randn(3, 4, 4, dtype=torch.float64)
+    shapes = [encoder.train(training)(x, LENGTHS)[0].shape for training in (True, False)]
+    assert (rows, shapes) == ([3, 9], [x.shape, x.shape])
+    assert encoder(x, LENGTHS, last_only=True, each=True)[0].shape == (9, 4)
+
+
+def test_a_branch_that_draws_beside_one_that_does_not() -> None:
+    mixed = [*((0.4, make) for _, make in softmax.branches()), *((0.6, make) for _, make in vae.branches())]
+    three = make_encoder(mixed, inference={"samples": 3, "temperature": 1.0}).eval()
+    still = make_encoder(mixed).eval()
+    x = torch.randn(3, 4, 4, dtype=torch.float64)
+    drawn, _ = three(x, LENGTHS)
+    assert not torch.isclose(drawn, still(x, LENGTHS)[0])[:, 1:].all()
+    three.stacks[1][0].attention.noise.zero_()
+    torch.testing.assert_close(three(x, LENGTHS)[0], still(x, LENGTHS)[0])

@@ -82,6 +82,8 @@ def branches(
     check_weights(diffusion_weight=diffusion_weight)
     if clean_map not in get_args(CleanMap):
         raise UserError(f"attention.clean_map={clean_map} is not one of {', '.join(get_args(CleanMap))}.")
+    if clean_map == "uniform" and not diffusion_weight:
+        raise UserError("attention.clean_map=uniform has no effect with attention.diffusion_weight=0; leave it own.")
     if reverse_steps > schedule.num_steps:
         raise UserError(f"attention.reverse_steps={reverse_steps} is above diffusion.steps={schedule.num_steps}.")
     layer = partial(

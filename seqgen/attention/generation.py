@@ -270,5 +270,5 @@ def check_weights(**weights: float) -> None:
         UserError: Names the key.
     """
     for name, value in weights.items():
-        if value < 0:
+        if not value >= 0:  # nor NaN
             raise UserError(f"attention.{name}={value} must not be negative.")

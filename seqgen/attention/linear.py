@@ -23,6 +23,8 @@ from seqgen.attention import (
 )
 from seqgen.losses import full_precision
 
+LEAST_SUM = 1e-6  # features far below 0 round to 0: a row of them attends to nothing, instead of 0 / 0
+
 
 def branches(*, num_heads: int = 1, dropout: float = 0.0) -> Branches:
     """One branch of `LinearAttention`.
@@ -55,4 +57,4 @@ class LinearAttention(nn.Module):
         projected = self.query(query), self.key(context)
         query, key = (F.elu(full_precision(split_heads(x, self.num_heads))) + 1 for x in projected)
         products = (query @ key.transpose(-1, -2)) * mask.allowed
-        return products / products.sum(-1, keepdim=True)
+        return products / products.sum(-1, keepdim=True).clamp(min=LEAST_SUM)

@@ -1,9 +1,16 @@
-"""What all mechanisms share: the mask, the head arithmetic, the refusals."""
+"""What all mechanisms share: the mask, the head arithmetic, the refusals, the map they show."""
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from attention_cases import HEADS, drawn_input, make_layer, real_rows
+from hydra.utils import instantiate
 from torch import Tensor
 
+from seqgen import config
 from seqgen.attention import (
     SequenceMask,
     check_heads,
@@ -77,3 +84,43 @@ def test_probabilities_lie_in_0_to_1() -> None:
     for value in (-0.1, 1.0, float("nan")):
         with pytest.raises(UserError, match=r"^model\.dropout="):
             check_probability("model.dropout", value)
+
+
+MECHANISMS = sorted({path.stem for path in Path(config.CONFIG_DIR, "attention").glob("*.yaml")} - {"none"})
+
+
+def configured(name: str, **settings: Any) -> Any:
+    """The layer of the last branch that `attention=name` builds."""
+    node = config.compose(["model=sasrec", f"attention={name}"], output_dir=Path("unused")).attention
+    node.dropout = 0.3
+    return make_layer(lambda **more: [(1.0, instantiate(node, **more, **settings)[-1][1])]).eval()
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("samples", [0, 1])
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_the_map_that_is_shown_is_the_one_that_mixes(name: str, samples: int, last: bool) -> None:
+    layer = configured(name)
+    if samples:
+        if getattr(layer, "noise_shape", None) is None:
+            pytest.skip("draws nothing")
+        layer.sample(samples, 1.0, torch.Generator())
+        layer.double()
+    query, context, mask = drawn_input(last=last)
+    if hasattr(layer, "source"):
+        query = mask.query_rows(layer.source(context, mask))
+    hidden, _ = layer(query, context, mask, 1.0)
+    shown = layer.weights(query, context, mask)
+    assert shown.shape == (len(query), HEADS, query.shape[1], context.shape[1])
+    assert not shown[~mask.allowed.expand_as(shown)].any()  # nothing newer than the row
+    pointwise = name == "hstu"
+    value = F.silu(layer.value(context)) if pointwise else layer.value(context)
+    for b, row, position, _ in real_rows(mask):
+        weights = shown[b, :, row, : position + 1]
+        if not pointwise:
+            assert (weights > 0).all()
+            torch.testing.assert_close(weights.sum(-1), torch.ones(HEADS, dtype=torch.float64))
+        mixed = torch.cat([weights[h] @ value[b, : position + 1, 2 * h : 2 * h + 2] for h in range(HEADS)])
+        if pointwise:
+            mixed = layer.norm(mixed) * F.silu(layer.gate(query[b, row]))
+        torch.testing.assert_close(hidden[b, row], layer.out(mixed) if hasattr(layer, "out") else mixed)

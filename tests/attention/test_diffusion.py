@@ -1,6 +1,7 @@
 """Diffusion attention: the reverse process and the losses, row by row, from the layer's own weights."""
 
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -62,7 +63,7 @@ def generated(
 ) -> Tensor:
     """The reverse process written out: DDIM without noise (Song et al., equation 12)."""
     signal = layer.schedule.alpha_bar
-    for t, s in zip(ends, ends[1:], strict=False):
+    for t, s in pairwise(ends):
         clean = denoised(layer, state, query, context, position, t)
         noise = (state - signal[t].sqrt() * clean) / (1 - signal[t]).sqrt()
         state = signal[s].sqrt() * clean + (1 - signal[s]).sqrt() * noise
@@ -260,10 +261,10 @@ def test_the_diffusion_loss_draws_all_steps(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("clean_map", ["uniform", "own"])
 def test_grouping_changes_no_auxiliary_loss(clean_map: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = make(clean_map=clean_map).train()
+    query, context, mask = drawn_input(last=False)
     monkeypatch.setattr(torch, "randn", torch.zeros)
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     monkeypatch.setattr(torch, "randint", lambda low, high, shape, device: torch.full(shape, 3))
-    query, context, mask = drawn_input(last=False)
     _, whole = layer(query, context, mask, 1.0)
     for name, (value, _) in whole.items():
         by_group = 0.0
@@ -305,6 +306,7 @@ def test_training_starts_near_uniform_attention() -> None:
         ({"denoiser_dim": 0}, r"attention\.denoiser_dim=0 must be at least 1\."),
         ({"diffusion_weight": -0.1}, r"attention\.diffusion_weight=-0\.1 must not be negative\."),
         ({"clean_map": "zero"}, r"attention\.clean_map=zero is not one of uniform, own, teacher\."),
+        ({"clean_map": "uniform", "diffusion_weight": 0.0}, r"attention\.clean_map=uniform has no effect with"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, Any], told: str) -> None:

@@ -177,6 +177,7 @@ def test_training_starts_near_uniform_attention(context_kind: dict[str, Any], co
         {"latent_dim": 0},
         {"decoder_dim": 0},
         {"kl_weight": -1.0},
+        {"kl_weight": float("nan")},
         {"kl_warmup": 1.5},
         {"kl_warmup": -0.5},
         {"free_bits": -0.1},

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from seqgen.data.catalog import Sequences, count_transitions, ragged
-from seqgen.data.sequences import evaluation_batch, training_batch
+from seqgen.data.sequences import evaluation_batch, one_target, training_batch
 from seqgen.data.split import Cases, leave_one_out
 
 
@@ -176,6 +176,64 @@ def test_count_transitions(seed, time_span, last):
 def test_count_transitions_of_fewer_items_than_the_span():
     head, tail, count = count_transitions(flat([[3, 1]]), num_items=3, time_span=5)
     assert (head.tolist(), tail.tolist(), count.tolist()) == ([3], [1], [1])
+
+
+def all_training(histories, *, max_len):
+    sequences = flat(histories)
+    cases = leave_one_out(sequences, held_out=0)
+    return training_batch(sequences, cases, torch.arange(len(histories)), max_len=max_len)
+
+
+@pytest.mark.parametrize("max_len", [1, 3, 10, 64])
+@pytest.mark.parametrize("seed", range(3))
+def test_one_target_cuts_each_sequence_before_its_target(seed, max_len):
+    histories = make_histories(seed, shortest=2)
+    batch = all_training(histories, max_len=max_len)
+    before = [(group.items.clone(), group.lengths.clone()) for group in batch.groups]
+    torch.manual_seed(seed)
+    cut = one_target(batch)
+    windows = [history[-max_len - 1 :] for history in histories]
+    target = 0
+    for group, whole in zip(cut.groups, batch.groups, strict=True):
+        assert group.items.shape == whole.items.shape
+        columns = group.items.shape[1]
+        for row, (items, length) in enumerate(zip(group.items.tolist(), group.lengths.tolist(), strict=True)):
+            window = windows[group.rows[row]]
+            assert 1 <= length < len(window)
+            assert items == window[:length] + [0] * (columns - length)
+            assert group.flat_index[row] == row * columns + length - 1
+            assert cut.targets[target] == window[length]
+            assert cut.target_rows[target] == group.rows[row]
+            target += 1
+    assert target == len(cut.targets) == cut.normalizer == len(histories)
+    newest = cut.newest()[cut.target_rows].tolist()
+    assert cut.inputs().tolist() == newest
+    check_seen(cut, histories)
+    for group, (items, lengths) in zip(batch.groups, before, strict=True):  # the batch itself is left as it was
+        assert torch.equal(group.items, items)
+        assert torch.equal(group.lengths, lengths)
+    assert batch.normalizer == len(batch.targets) == sum(len(window) - 1 for window in windows)
+
+
+def test_one_target_is_cut_evenly_over_all_positions():
+    lengths = [2, 4, 12]
+    batch = all_training([[*range(1, length + 1)] for length in lengths for _ in range(3000)], max_len=20)
+    torch.manual_seed(0)
+    cut = one_target(batch)
+    kept = torch.cat([group.lengths for group in cut.groups])
+    for length in lengths:
+        counts = kept[(cut.target_rows // 3000) == lengths.index(length)].bincount(minlength=length)
+        expected = 3000 / (length - 1)
+        assert counts[0] == 0
+        assert len(counts) == length  # never the whole history, whose last item has no next
+        assert ((counts[1:] - expected).abs() < 5 * expected**0.5 + 1e-9).all()
+
+
+def test_one_target_of_no_row():
+    batch = training_batch(flat([[1, 2]]), leave_one_out(flat([[1, 2]]), held_out=0), torch.arange(0), max_len=5)
+    cut = one_target(batch)
+    assert len(cut.targets) == len(cut.target_rows) == 0
+    assert cut.normalizer > 0
 
 
 def tensors_of(value):

@@ -1,6 +1,7 @@
 """What all models share: groups, ranking, refusals, checkpoints, precision."""
 
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from conftest import QUIET, TINY
 from model_cases import HISTORIES, catalog_of, evaluation, gradients, in_one_group, mqsa_ted, sasrec, training
 
 from seqgen import config, run
-from seqgen.attention import softmax, vae
+from seqgen.attention import diffusion, softmax, vae
+from seqgen.data.sequences import one_target
+from seqgen.diffusion.schedules import cosine
 from seqgen.errors import UserError
 from seqgen.model.base import SequentialRecommender
 from seqgen.model.popularity import Popularity
@@ -52,6 +55,48 @@ def test_every_target_meets_the_state_of_its_own_position() -> None:
         assert targets[place : place + len(inputs)].tolist() == outputs
         place += len(inputs)
     assert place == len(targets)
+
+
+CONTEXTS = {"prefix": {}, "global": {"context": "global", "allow_leak": True}, "last": {"context": "last"}}
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_a_step_is_on_one_target_a_sequence_where_the_attention_asks_for_it(context: str) -> None:
+    seen = []
+    model = sasrec(CATALOG, attention=vae.branches(**CONTEXTS[context]))
+    model.log = model.log_dict = lambda *given, **how: None  # there is no trainer
+    model.loss = lambda batch: seen.append(batch) or {"total": torch.zeros(())}
+    batch = training(HISTORIES)
+    model.training_step(batch, 0)
+    [given] = seen
+    if context != "last":
+        assert given is batch
+        return
+    assert (len(given.targets), given.normalizer) == (len(HISTORIES), len(HISTORIES))
+    assert sum(int(group.lengths.sum()) for group in given.groups) < len(batch.targets)
+
+
+@pytest.mark.parametrize("columns", ["relative", "absolute"])
+@pytest.mark.parametrize("mechanism", [vae.branches, partial(diffusion.branches, schedule=cosine(steps=4))])
+def test_of_a_cut_batch_only_the_prefix_counts(mechanism: Any, columns: str) -> None:
+    """What lies behind the cut, the target first of all, cannot be read."""
+    seen: list[Any] = []
+    attention = mechanism(context="last", columns=columns)
+    model = sasrec(
+        CATALOG, attention=attention, num_layers=2, loss=lambda *given: seen.append(given) or torch.zeros(())
+    )
+    torch.manual_seed(0)
+    batch = training(HISTORIES)
+    cut = one_target(batch)
+    model.eval().recommendation(cut)
+    [(states, _, targets, _)] = seen
+    lengths = torch.cat([group.lengths for group in cut.groups]).tolist()
+    assert lengths != [min(len(history) - 1, 6) for history in HISTORIES]
+    for state, target, row, length in zip(states, targets, cut.target_rows.tolist(), lengths, strict=True):
+        window = HISTORIES[row][-7:]
+        assert target == window[length]
+        alone, _ = model.encode(torch.tensor([window[:length]]), torch.tensor([length]), last_only=True)
+        torch.testing.assert_close(state, alone[0])
 
 
 def test_total_is_the_weighted_sum_and_parts_are_raw() -> None:
@@ -161,7 +206,17 @@ def test_ranking_under_mixed_precision_is_not_rounded_to_ties() -> None:
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
-@pytest.mark.parametrize("choice", [("model=sasrec", "attention=vae"), ("model=mqsa_ted",), ("model=popularity",)])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        ("model=sasrec", "attention=vae"),
+        ("model=genatt", "attention=diffusion", "model.inference.samples=2"),
+        ("model=genatt", "attention=hstu"),
+        ("model=genatt", "attention=linear"),
+        ("model=mqsa_ted",),
+        ("model=popularity",),
+    ],
+)
 def test_every_precision_runs_or_is_refused(precision: str, choice: tuple[str, ...], tmp_path: Path) -> None:
     quick = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "callbacks=none", "logger=none")
     overrides = [*choice, *TINY, *QUIET, *quick, "trainer.accelerator=cpu", f"trainer.precision={precision}"]
