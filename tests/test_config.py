@@ -116,7 +116,7 @@ def test_precedence_is_command_line_then_experiment_then_model_then_root(tmp_pat
         (["model=genatt", "model.inference.temperature=hot"], "model.inference.temperature=hot must be a number"),
         (["model=genatt", "+model.inference.draws=2"], "must hold samples, temperature, and nothing else"),
         (["model=sasrec", "~model.inference.samples"], "must hold samples, temperature, and nothing else"),
-        (["model=sasrec", "model.inference=null"], "model.inference=None must hold samples, temperature"),
+        (["model=sasrec", "model.inference=null"], "model.inference=None must be a node of samples, temperature"),
         (["metrics.k=10"], "metrics.k=10 must be a list of int"),
         (["metrics.k=[]"], "metrics.k=[] must hold at least one list length"),
         (["metrics.k=[0,5]"], "metrics.k=[0, 5] must hold at least one list length, each at least 1"),

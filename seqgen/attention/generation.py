@@ -82,6 +82,8 @@ class LogitDecoder(nn.Module):
         whole: bool,
     ) -> None:
         super().__init__()
+        if rank is not None and rank >= max_len:
+            raise UserError(f"attention.rank={rank} has no effect with data.max_len={max_len}; leave it null.")
         self.num_heads, self.max_len, self.columns, self.rank = num_heads, max_len, columns, rank
         self.whole = whole and columns == "absolute"
         cells = rank or max_len

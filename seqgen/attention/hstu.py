@@ -26,6 +26,9 @@ from seqgen.attention.generation import to_columns
 from seqgen.losses import full_precision
 
 
+NORM_EPS = 1e-6  # as HSTU's code; A V is small, since its weights are divided by n
+
+
 def branches(*, num_heads: int = 1, dropout: float = 0.0) -> Branches:
     """One branch of `HSTUAttention`.
 
@@ -46,7 +49,7 @@ class HSTUAttention(nn.Module):
         self.num_heads, self.max_len, self.dropout = num_heads, max_len, dropout
         self.query, self.key, self.value, self.gate = (glorot_linear(hidden_dim, hidden_dim) for _ in range(4))
         self.bias = nn.Parameter(torch.zeros(num_heads, max_len))  # by distance, the farthest first
-        self.norm, self.out = nn.LayerNorm(hidden_dim), glorot_linear(hidden_dim, hidden_dim)
+        self.norm, self.out = nn.LayerNorm(hidden_dim, eps=NORM_EPS), glorot_linear(hidden_dim, hidden_dim)
 
     def forward(self, query: Tensor, context: Tensor, mask: SequenceMask, progress: float) -> tuple[Tensor, Aux]:
         """Query (b, r, D) over context (b, l, D) -> (b, r, D), no auxiliary loss."""

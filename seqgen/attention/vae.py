@@ -80,8 +80,9 @@ def branches(
 class VAEAttention(GeneratedAttention):
     """Logits decoded from a latent that is drawn per row; z is its mean outside training, unless samples are asked for.
 
-    Auxiliary: `kl`, the divergence in nats, mean over rows, what free bits leave of it; `active_units`, the number of
-    latent dimensions whose mean varies over the rows (weight 0, only told): it falls to 0 when the posterior collapses.
+    Auxiliary, added over layers: `kl`, the divergence in nats, mean over rows, a dimension at least its free bits;
+    `active_units`, the number of latent dimensions whose mean varies over the rows (weight 0, only told), which falls
+    to 0 when the posterior collapses. Free bits and active units are taken over the rows of a group of the batch.
     """
 
     def __init__(
