@@ -26,7 +26,7 @@ def main() -> None:
         usual = "-".join(chosen[group] for group in ("model", "attention", "data"))
         name = options.name or chosen.get("experiment") or usual
         kept = {key: value for key, value in results.items() if key not in DROPPED}
-        kept["overrides"] = [o for o in results["overrides"] if not o.startswith(("paths.", "hydra."))]
+        kept["overrides"] = [o for o in results["overrides"] if not o.startswith(("paths.", "hydra.", "ckpt_path="))]
         file = options.target / f"{name}-seed{results['seed']}.json"
         file.write_text(json.dumps(kept, indent=1) + "\n")
         print(file)

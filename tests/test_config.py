@@ -75,6 +75,12 @@ def test_every_experiment_trains_on_generated_data(path: Path, tmp_path: Path) -
     assert run(compose(tmp_path, *overrides)) > 0
 
 
+def test_an_experiment_extends_another(tmp_path: Path) -> None:
+    base, more = (compose(tmp_path, f"experiment=cddrec_office{name}") for name in ("", "_authors"))
+    assert {key for key in base if base[key] != more[key]} == {"model"}
+    assert (more.diffusion.beta_end, more.data.max_len, more.model.contrast_weight) == (0.04, 20, 0.3)
+
+
 def test_precedence_is_command_line_then_experiment_then_model_then_root(tmp_path: Path) -> None:
     assert compose(tmp_path, "model=sasrec").attention._target_ == "seqgen.attention.softmax.branches"
     assert compose(tmp_path, "model=mqsa_ted", "attention=vae").attention._target_ == "seqgen.attention.vae.branches"

@@ -1,6 +1,7 @@
 """Whole runs on generated data: train, resume, test, sweep, report, and how a run ends when it fails."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import torch
 from conftest import QUIET, ROOT, TINY
 from omegaconf import OmegaConf
+from test_properties import CHAIN
 
 from seqgen import config
 from seqgen.errors import UserError
@@ -234,6 +236,35 @@ def test_two_processes_train_and_rank_as_one(tmp_path: Path) -> None:
     assert ranks[0]["user"].to_list() == ranks[1]["user"].to_list()
     same = (ranks[0]["rank"] == ranks[1]["rank"]).mean()
     assert same > 0.95  # weights differ in the last bits, which may swap two neighbours
+
+
+def test_cddrec_trains_in_two_processes(tmp_path: Path) -> None:
+    shown = command(
+        *(
+            "seqgen.run",
+            *TINY,
+            *QUIET,
+            "model=cddrec",
+            "model.hidden_dim=16",
+            "model.augmentations=[crop,mask,reorder]",
+        ),
+        *("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=2"),
+        f"hydra.run.dir={tmp_path}",
+        cwd=ROOT,
+    )
+    assert shown.returncode == 0, shown.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["history"][1]["train/loss"] < results["history"][0]["train/loss"]
+    assert all(math.isfinite(value) for epoch in results["history"] for value in epoch.values())
+    assert pl.read_parquet(tmp_path / "ranks.parquet")["user"].to_list() == list(range(60))
+
+
+@pytest.mark.parametrize("more", [(), CHAIN], ids=["heads", "chain"])
+def test_cddrec_trains_under_mixed_precision(more: tuple[str, ...], tmp_path: Path) -> None:
+    how = ["model=cddrec", "model.hidden_dim=16", "trainer.accelerator=cpu", "trainer.precision=bf16-mixed", *more]
+    results = start(tmp_path, *how, "model.augmentations=[crop]", "trainer.max_epochs=2")
+    assert results["history"][1]["train/loss"] < results["history"][0]["train/loss"]
+    assert all(math.isfinite(value) for value in (*results["history"][1].values(), *results["metrics"].values()))
 
 
 @pytest.mark.slow
