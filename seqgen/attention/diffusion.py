@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from seqgen.attention import Aux, Branches, SequenceMask, glorot_linear, split_heads
 from seqgen.attention.generation import (
+    INIT_STD,
     LOGIT_BOUND,
     ColumnKind,
     ContextKind,
@@ -59,7 +60,7 @@ def branches(
     reverse_steps: int = 2,
     denoiser_dim: int = 64,
     clean_map: CleanMap = "own",
-    diffusion_weight: float = 0.1,
+    diffusion_weight: float = 0.01,
 ) -> Branches:
     """One branch of `DiffusionAttention`.
 
@@ -131,10 +132,14 @@ class DiffusionAttention(GeneratedAttention):
         self.clean_map, self.diffusion_weight = clean_map, diffusion_weight
         self.noise_shape = (num_heads, 1, max_len)
         self.map_in = nn.Linear(num_heads * (rank or max_len), denoiser_dim)
+        # The denoiser starts as a decoder of the context, the same at all steps. Started from random readings of a noisy
+        # state and a random step, the first thing clean_map=own teaches is to damp them, and with them the map.
+        nn.init.zeros_(self.map_in.weight)
         if rank:
             self.compress = nn.Parameter(torch.randn(num_heads, max_len, rank) / max_len**0.5)
         self.context_in = glorot_linear(hidden_dim, denoiser_dim)
         self.step = nn.Embedding(schedule.num_steps, denoiser_dim)  # row t - 1 is step t
+        nn.init.normal_(self.step.weight, std=INIT_STD)
         if context != "prefix":  # one vector for all rows: they have to be told apart
             self.row = nn.Embedding(max_len, denoiser_dim)
         self.inner = glorot_linear(denoiser_dim, denoiser_dim)
