@@ -132,7 +132,7 @@ class DiffusionAttention(GeneratedAttention):
         self.clean_map, self.diffusion_weight = clean_map, diffusion_weight
         self.noise_shape = (num_heads, 1, max_len)
         self.map_in = nn.Linear(num_heads * (rank or max_len), denoiser_dim)
-        # The denoiser starts as a decoder of the context, the same at all steps. Started from random readings of a noisy
+        # The denoiser starts as a decoder of the context, the same at all steps. From random readings of a noisy
         # state and a random step, the first thing clean_map=own teaches is to damp them, and with them the map.
         nn.init.zeros_(self.map_in.weight)
         if rank:
