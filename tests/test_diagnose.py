@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,14 @@ def test_a_chain_is_diagnosed_by_its_number_of_reverse_steps(tmp_path: Path) -> 
     assert len(told["loss"]["cross_divergence"]) == 6
 
 
+def leaves(value: object, path: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(part, f"{path}/{key}")
+    elif isinstance(value, int | float):
+        yield path, value
+
+
 def test_generated_attention_agrees_with_the_run_and_is_logged(tmp_path: Path) -> None:
     results = start(tmp_path / "run", *GENERATED)
     checkpoint = tmp_path / "run/checkpoints/last.ckpt"
@@ -114,7 +123,8 @@ def test_generated_attention_agrees_with_the_run_and_is_logged(tmp_path: Path) -
     logged = (tmp_path / "out/csv/metrics.csv").read_text().splitlines()[0]
     assert "layer 1, head 2/entropy" in logged
     again = diagnose(settings(tmp_path / "out", checkpoint, user="7", cases=256))
-    assert json.loads(json.dumps(again)) == told
+    numbers, wanted = (dict(leaves(value)) for value in (json.loads(json.dumps(again)), told))
+    assert numbers == pytest.approx(wanted, rel=1e-4)  # a process with another number of threads rounds otherwise
 
 
 def test_the_maps_of_a_user_are_those_its_history_is_read_with(tmp_path: Path) -> None:
