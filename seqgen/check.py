@@ -148,7 +148,8 @@ def _check_groups(cfg: DictConfig) -> None:
     for group in REFERRED_GROUPS:
         option, model = chosen.get(group, "none"), chosen.get("model")
         if cfg.get(group) is not None and group not in referred:
-            raise UserError(f"{group}={option} has no effect on model={model}; choose {group}=none.")
+            nested = [f", or {name}={option}" for name in chosen if name.startswith(f"{group}@")]
+            raise UserError(f"{group}={option} has no effect on model={model}; choose {group}=none{''.join(nested)}.")
         if cfg.get(group) is None and group in referred and group != "scheduler":
             options = sorted(path.stem for path in Path(CONFIG_DIR, group).glob("*.yaml") if path.stem != "none")
             raise UserError(f"model={model} needs {group}=; choose one of {', '.join(options)}.")

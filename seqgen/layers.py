@@ -174,11 +174,15 @@ class Encoder(nn.Module):
             UserError: There is nothing to draw, or a value is out of range.
         """
         samples, temperature = inference["samples"], inference["temperature"]
-        if samples < 0 or not temperature >= 0:  # nor NaN
-            raise UserError(f"model.inference={inference}: samples and temperature must not be negative.")
+        if samples < 0 or not temperature > 0:  # nor NaN
+            raise UserError(
+                f"model.inference={inference}: samples must not be negative, temperature must be above 0; samples=0 is "
+                "without noise."
+            )
         if samples and not self.draws:
             raise UserError(
-                f"model.inference.samples={samples} has no effect: this attention= draws nothing; set it to 0."
+                f"model.inference.samples={samples} has no effect: this attention= draws nothing; set it to 0, or, in "
+                "model=cddrec, set model.inference.noise=true."
             )
         if temperature != 1 and not samples:
             raise UserError(

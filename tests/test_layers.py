@@ -222,8 +222,13 @@ def test_embedding_refuses_a_dropout_out_of_range() -> None:
         ),
         (softmax.branches(), {"temperature": 0.5}, r"model\.inference\.temperature=0\.5 has no effect"),
         (vae.branches(), {"samples": -1}, r"model\.inference=.* must not be negative"),
-        (vae.branches(), {"samples": 2, "temperature": -1.0}, r"model\.inference=.* must not be negative"),
-        (vae.branches(), {"samples": 2, "temperature": float("nan")}, r"model\.inference=.* must not be negative"),
+        (vae.branches(), {"samples": 2, "temperature": -1.0}, r"model\.inference=.* temperature must be above 0"),
+        (
+            vae.branches(),
+            {"samples": 2, "temperature": float("nan")},
+            r"model\.inference=.* temperature must be above 0",
+        ),
+        (vae.branches(), {"samples": 2, "temperature": 0.0}, r"model\.inference=.* samples=0 is without noise"),
     ],
 )
 def test_inference_without_effect_or_out_of_range_is_refused(

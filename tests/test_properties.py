@@ -40,6 +40,8 @@ VARIANTS = [
     ("cddrec", "softmax", *CHAIN, "model.time_in=both", "model.steps_per_batch=4"),
     ("cddrec", "softmax", "model.time_in=memory", "model.inference.steps=3"),
     ("cddrec", "softmax", *CHAIN, "model.inference.noise=true", "model.inference.samples=2", "diffusion=cosine"),
+    ("cddrec", "vae", *CHAIN, "model.inference.noise=true", "model.inference.samples=2"),
+    ("cddrec", "diffusion", "model.inference.samples=2", "diffusion@attention.schedule=linear"),
     ("cddrec", "softmax", "model.cross_divergence=kl", "model.contrast=fourier", "model.temperature=0.5"),
     ("sasrec", "vae", "attention.columns=absolute", "attention.rank=3", "model.inference.samples=3"),
     ("genatt", "vae", "attention.content=false", "attention.free_bits=0.1", "model.inference.samples=2"),

@@ -19,7 +19,6 @@ Mechanisms do not import each other; what two of them share stands here, what ge
 """
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -40,30 +39,21 @@ class SequenceMask:
         lengths: Number of real columns of each row, (b,).
         num_columns: Padded length l.
         last: The query is only the newest real position of each row (r = 1) instead of all l.
+
+    Attributes:
+        columns: 0..l - 1, (l,).
+        query_columns: Column of each query row: (1, l), or (b, 1) when only the newest is asked for.
+        query_valid: Real query rows, (b, r) bool.
+        allowed: Cells a query row may attend to, (1 or b, 1, r, l) bool; no row is empty.
     """
 
     def __init__(self, lengths: Tensor, num_columns: int, *, last: bool = False) -> None:
         self.lengths, self.num_columns, self.last = lengths, num_columns, last
-
-    @cached_property
-    def columns(self) -> Tensor:
-        """0..l - 1, (l,)."""
-        return torch.arange(self.num_columns, device=self.lengths.device)
-
-    @cached_property
-    def query_columns(self) -> Tensor:
-        """Column of each query row: (1, l), or (b, 1) when only the newest is asked for."""
-        return self.lengths[:, None] - 1 if self.last else self.columns[None]
-
-    @cached_property
-    def query_valid(self) -> Tensor:
-        """Real query rows, (b, r) bool."""
-        return self.query_columns < self.lengths[:, None]
-
-    @cached_property
-    def allowed(self) -> Tensor:
-        """Cells a query row may attend to, (1 or b, 1, r, l) bool; no row is empty."""
-        return (self.columns <= self.query_columns[..., None])[:, None]
+        # Made at once: a property that keeps its value takes a lock, at which torch.compile would break the graph.
+        self.columns = torch.arange(num_columns, device=lengths.device)
+        self.query_columns = lengths[:, None] - 1 if last else self.columns[None]
+        self.query_valid = self.query_columns < lengths[:, None]
+        self.allowed = (self.columns <= self.query_columns[..., None])[:, None]
 
     def newest(self, x: Tensor) -> Tensor:
         """The newest real position of each row: (b, l, D) -> (b, 1, D)."""

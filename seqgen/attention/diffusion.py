@@ -78,15 +78,21 @@ def branches(
         clean_map: A_0 of the diffusion loss: uniform (R1), own (R2) or teacher (R3).
         diffusion_weight: lambda, weight of the diffusion loss.
     """
+    if not isinstance(schedule, Diffusion):
+        raise UserError("attention.schedule is none; choose one, such as diffusion@attention.schedule=cosine.")
     check_generation(context=context, allow_leak=allow_leak, columns=columns, rank=rank)
     check_sizes(denoiser_dim=denoiser_dim, reverse_steps=reverse_steps)
     check_weights(diffusion_weight=diffusion_weight)
     if clean_map not in get_args(CleanMap):
         raise UserError(f"attention.clean_map={clean_map} is not one of {', '.join(get_args(CleanMap))}.")
-    if clean_map == "uniform" and not diffusion_weight:
-        raise UserError("attention.clean_map=uniform has no effect with attention.diffusion_weight=0; leave it own.")
+    if clean_map != "own" and not diffusion_weight:
+        raise UserError(
+            f"attention.clean_map={clean_map} has no effect with attention.diffusion_weight=0; leave it own."
+        )
     if reverse_steps > schedule.num_steps:
-        raise UserError(f"attention.reverse_steps={reverse_steps} is above diffusion.steps={schedule.num_steps}.")
+        raise UserError(
+            f"attention.reverse_steps={reverse_steps} is above attention.schedule.steps={schedule.num_steps}."
+        )
     layer = partial(
         DiffusionAttention,
         num_heads=num_heads,

@@ -55,8 +55,9 @@ class LogitDecoder(nn.Module):
     """From one hidden vector per row to the logits of its cells.
 
     A cell is addressed by its distance i - j to the row (`relative`), or by the slot of its column, counted from the
-    newest item (`absolute`); with `content` also by what stands there: the vector makes a query, the block's input the
-    keys. The content term is an extension of ours; without it a map cannot tell items apart.
+    newest item of the whole sequence, as positions are (`absolute`); with `content` also by what stands there: the
+    vector makes a query, the block's input the keys. The content term is an extension of ours; without it a map cannot
+    tell items apart.
 
     Args:
         in_features: Size of the hidden vector.
@@ -82,10 +83,11 @@ class LogitDecoder(nn.Module):
         whole: bool,
     ) -> None:
         super().__init__()
-        if rank is not None and rank >= max_len:
-            raise UserError(f"attention.rank={rank} has no effect with data.max_len={max_len}; leave it null.")
         self.num_heads, self.max_len, self.columns, self.rank = num_heads, max_len, columns, rank
         self.whole = whole and columns == "absolute"
+        largest = max_len // 2 if self.whole else max_len  # beyond it two factors are larger than what they make
+        if rank is not None and rank >= largest:
+            raise UserError(f"attention.rank={rank} saves nothing with data.max_len={max_len}; leave it null.")
         cells = rank or max_len
         if self.whole:
             cells = 2 * rank * max_len if rank else max_len**2
@@ -128,9 +130,14 @@ class LogitDecoder(nn.Module):
         heads, n = self.num_heads, self.max_len
         if self.rank:
             row, column = self.position(hidden[:, 0]).unflatten(-1, (2, heads, n, self.rank)).unbind(1)
-            cells = row @ column.transpose(-1, -2)
+            cells = (row[:, :, -1:] if mask.last else row) @ column.transpose(-1, -2)
+        elif mask.last:
+            newest = [x.unflatten(0, (heads, n, n))[:, -1].flatten(0, 1) for x in self.position.parameters()]
+            cells = F.linear(hidden[:, 0], *newest).unflatten(-1, (heads, 1, n))
         else:
             cells = self.position(hidden[:, 0]).unflatten(-1, (heads, n, n))
+        if mask.last:
+            return to_columns(cells, mask, "absolute")
         slot = (n - 1 - (mask.lengths[:, None] - 1 - mask.query_columns).clamp(min=0))[:, None, :, None]
         rows = cells.gather(2, slot.expand(-1, heads, -1, n))  # (b, H, r, n)
         return to_columns(rows, mask, "absolute")

@@ -61,5 +61,9 @@ class HSTUAttention(nn.Module):
         """The map, (b, H, r, l)."""
         projected = self.query(query), self.key(context)
         query, key = (split_heads(F.silu(x), self.num_heads) for x in projected)
-        bias = to_columns(full_precision(self.bias)[None, :, None].expand(len(query), -1, -1, -1), mask, "relative")
+        bias = to_columns(
+            full_precision(self.bias)[None, :, None].expand(len(query) if mask.last else 1, -1, -1, -1),
+            mask,
+            "relative",
+        )
         return F.silu(full_precision(query @ key.transpose(-1, -2)) + bias) / self.max_len * mask.allowed

@@ -108,8 +108,9 @@ def training_batch(sequences: Sequences, cases: Cases, index: Tensor, *, max_len
 def one_target(batch: SequenceBatch) -> SequenceBatch:
     """Each sequence of a training batch cut after a random position, whose next item is its one target.
 
-    For a model that reads the whole sequence at every position and must not be trained on what it has read. The mean is
-    over the rows of this process: with several, each weighs the same whatever its share of a last, smaller batch.
+    For a model that reads the whole sequence at every position and must not be trained on what it has read. Then
+    `flat_index` and `inputs()` are of the positions that have a target, not of all real ones. The mean is over the rows
+    of this process: with several, each weighs the same whatever its share of a last, smaller batch.
     """
     groups, targets, start = [], [], 0
     for group in batch.groups:

@@ -24,7 +24,7 @@ def measure(trained: TrainedRun, *, batches: int | None) -> dict[str, Any]:
     return {
         "schedule": _schedule(model),
         "loss": _loss_by_step(model, trained.data, batches or BATCHES),
-        "inference": _accuracy_by_inference(trained, model.diffusion.num_steps),
+        "inference": _accuracy_by_inference(trained, model),
     }
 
 
@@ -48,7 +48,7 @@ def _loss_by_step(model: CDDRec, data: SequenceDataModule, batches: int) -> dict
     sums: dict[str, Any] = {}
     count = 0
     for batch in data.train_dataloader():
-        for name, values in model.step_losses(batch, steps)[0].items():
+        for name, values in model.step_losses(model.trained_on(batch), steps)[0].items():
             sums[name] = sums.get(name, 0.0) + values
         count += 1
         if count == batches:
@@ -56,11 +56,13 @@ def _loss_by_step(model: CDDRec, data: SequenceDataModule, batches: int) -> dict
     return {name: (values / count).tolist() for name, values in sums.items()}
 
 
-def _accuracy_by_inference(trained: TrainedRun, last: int) -> list[dict[str, Any]]:
+def _accuracy_by_inference(trained: TrainedRun, model: CDDRec) -> list[dict[str, Any]]:
     """Validation metrics by number of steps (averaged, or of the reverse chain), and by samples of the noise."""
+    last = model.diffusion.num_steps
     steps = sorted({1, *(2**k for k in range(1, 10) if 2**k < last), last})
     settings = [{"steps": count, "samples": 0, "noise": False} for count in steps]
-    settings += [{"steps": 1, "samples": count, "noise": True} for count in (1, 10)]
+    if last > 1 or model.condition_on_x_t:  # a single direct step has no noise
+        settings += [{"steps": 1, "samples": count, "noise": True} for count in (1, 10)]
     return [inference | trained.validate(**inference, temperature=1.0) for inference in settings]
 
 

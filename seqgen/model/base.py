@@ -123,6 +123,10 @@ class SequentialRecommender(L.LightningModule):
         scores[batch.seen_rows, batch.seen_items] = float("-inf")
         return scores
 
+    def trained_on(self, batch: SequenceBatch) -> SequenceBatch:
+        """A training batch as the objective takes it: cut to one target a sequence where the attention asks for it."""
+        return one_target(batch) if getattr(getattr(self, "encoder", None), "one_target", False) else batch
+
     @property
     def progress(self) -> float:
         """Share of training done, 0 to 1; 1 outside a fit."""
@@ -147,9 +151,7 @@ class SequentialRecommender(L.LightningModule):
 
     def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
         """One step of the objective."""
-        if getattr(getattr(self, "encoder", None), "one_target", False):
-            batch = one_target(batch)
-        parts = self.loss(batch)
+        parts = self.loss(self.trained_on(batch))
         total = parts.pop("total")
         # Without a batch size of its own each batch weighs the same in the epoch's mean.
         how: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True}

@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqgen.attention import Aux, Branches, SequenceMask, check_heads, check_probability, merge_heads, split_heads
+from seqgen.attention.generation import GeneratedAttention
 from seqgen.data.augment import Kind, mixed
 from seqgen.data.catalog import Catalog
 from seqgen.data.sequences import Group, SequenceBatch
@@ -224,8 +225,11 @@ class CDDRec(SequentialRecommender):
         draws: Inference = {"samples": inference["samples"], "temperature": inference["temperature"]}
         if self.encoder.draws or not inference["noise"]:  # where only the steps draw, the encoder has nothing to repeat
             self.encoder.sample(draws)
-        if self.encoder.one_target and augmentations:
-            raise UserError("attention.context=last goes without an augmented view; set model.augmentations=[].")
+        if self.encoder.one_target and (augmentations or condition_on_x_t):
+            raise UserError(
+                "attention.context=last has one target a sequence, but an augmented view and x_t need one at each "
+                "position: set model.augmentations=[] and model.condition_on_x_t=false."
+            )
         self.mask_token = catalog.num_items + 1  # its row is there only where something is masked
         self.embedding = SequenceEmbedding(
             num_items=catalog.num_items + ("mask" in augmentations),
@@ -245,8 +249,9 @@ class CDDRec(SequentialRecommender):
             time_in=time_in,
             x_t=condition_on_x_t,
         )
+        generated = {m for layer in self.modules() if isinstance(layer, GeneratedAttention) for m in layer.modules()}
         for module in self.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and module not in generated:  # which has starting values of its own
                 nn.init.normal_(module.weight, std=INIT_STD)
                 nn.init.zeros_(module.bias)
         self.diffusion, self.steps_per_batch, self.noisy_targets = diffusion, steps_per_batch, noisy_targets
@@ -285,7 +290,10 @@ class CDDRec(SequentialRecommender):
     def _reverse(self, context: Tensor, past: SequenceMask) -> Tensor:
         """The clean item predicted at the end of the reverse chain, (b, r, D), mean over the draws of x_T."""
         rows, times = past.query_rows(context), self.diffusion.grid(self.inference["steps"])
-        noise = self.noise[:, None, None].to(rows.dtype).expand(-1, *rows.shape[:2], -1)
+        noise = self.noise[:, None, None].to(rows.dtype)
+        if self.encoder.samples:  # the rows are draws of the attention already: each goes with its own x_T
+            noise = noise.repeat_interleave(len(rows) // len(noise), 0).transpose(0, 1)
+        noise = noise.expand(-1, *rows.shape[:2], -1)
         x_t = self.diffusion.q_sample(torch.zeros_like(noise), times[0], noise)
         # The objective fixes the direction of a prediction only; in x_t it has the length that items have.
         length = self.embedding.item.weight[1 : self.mask_token].norm(dim=1).mean()

@@ -125,7 +125,7 @@ class MQSATED(SequentialRecommender):
         return self.weighted(parts)
 
     def distillation(self, batch: SequenceBatch) -> Tensor:
-        """Cross-entropy of the student against the teacher, mean over the input tokens of the batch.
+        """Cross-entropy of the student against the teacher, mean over the input tokens that have a target.
 
         A teacher row is a floor for most items plus an excess for its successors, so the cross-entropy with logits
         z_j = h . e_j is logsumexp(z) - floor * (h . sum_j e_j) - h . (sum over successors of excess_j e_j): no row of

@@ -301,12 +301,13 @@ def test_training_starts_near_uniform_attention() -> None:
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ({"reverse_steps": 9}, r"attention\.reverse_steps=9 is above diffusion\.steps=8\."),
+        ({"reverse_steps": 9}, r"attention\.reverse_steps=9 is above attention\.schedule\.steps=8\."),
         ({"reverse_steps": 0}, r"attention\.reverse_steps=0 must be at least 1\."),
         ({"denoiser_dim": 0}, r"attention\.denoiser_dim=0 must be at least 1\."),
         ({"diffusion_weight": -0.1}, r"attention\.diffusion_weight=-0\.1 must not be negative\."),
         ({"clean_map": "zero"}, r"attention\.clean_map=zero is not one of uniform, own, teacher\."),
         ({"clean_map": "uniform", "diffusion_weight": 0.0}, r"attention\.clean_map=uniform has no effect with"),
+        ({"clean_map": "teacher", "diffusion_weight": 0.0}, r"attention\.clean_map=teacher has no effect with"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, Any], told: str) -> None:

@@ -278,6 +278,23 @@ def test_inference_averages_steps_by_their_weights(make):
     torch.testing.assert_close(three.encode(group.items, group.lengths)[0], expected)
 
 
+def test_generated_attention_keeps_its_own_starting_values(make):
+    model, _ = make("attention=diffusion")
+    layer = model.encoder.stacks[0][0].attention
+    assert not layer.map_in.weight.any()
+    assert model.decoder.query.weight.std().item() == pytest.approx(0.02, rel=0.2)
+
+
+def test_each_draw_of_the_attention_goes_with_its_own_start_of_the_chain(make, monkeypatch):
+    model, data = make("attention=vae", *CHAIN, "model.inference.samples=3", "model.inference.noise=true")
+    rows = []
+    plain = model.decoder.forward
+    monkeypatch.setattr(model.decoder, "forward", lambda c, p, t, x: rows.append(x.shape[:2]) or plain(c, p, t, x))
+    group = first_batch(data).groups[-1]
+    model.eval().encode(group.items, group.lengths)
+    assert set(rows) == {(1, 3 * len(group.lengths))}
+
+
 def test_noise_at_inference_is_the_same_for_all_and_shrinks_with_samples(make):
     still, data = make()
     noisy, _ = make("model.inference.noise=true", "model.inference.samples=1")
@@ -296,6 +313,8 @@ def test_noise_at_inference_is_the_same_for_all_and_shrinks_with_samples(make):
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
+        (["attention=vae", "attention.context=last", *CHAIN], "context=last has one target a sequence"),
+        (["attention=vae", "attention.context=last", "model.augmentations=[crop]"], "set model.augmentations=[]"),
         (["model.steps_per_batch=7"], "model.steps_per_batch=7 must lie in 1 to diffusion.steps=6"),
         (["model.inference.steps=9"], "model.inference.steps=9 must lie in 1 to diffusion.steps=6"),
         (["model.inference.samples=3"], "model.inference.samples=3 has no effect: this attention= draws nothing"),
