@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqgen.attention import Aux, SequenceMask, diffusion, multi_query, softmax, synthesizer, vae
+from seqgen.attention import Aux, SequenceMask, diffusion, hstu, linear, multi_query, softmax, synthesizer, vae
 from seqgen.diffusion import schedules
 from seqgen.errors import UserError
 from seqgen.layers import Block, Encoder, SequenceEmbedding
@@ -119,8 +119,8 @@ def test_block_drops_twice_in_the_feed_forward_network() -> None:
     torch.manual_seed(0)
     sizes = {"hidden_dim": 400, "ffn_dim": 400, "activation": "relu", "norm": "query", "dropout": 0.5}
     block = Block(Stub(hidden_dim=400, max_len=1), **sizes)
-    for linear in (block.inner, block.outer):
-        nn.init.zeros_(linear.weight)
+    for dense in (block.inner, block.outer):
+        nn.init.zeros_(dense.weight)
     nn.init.ones_(block.inner.bias)
     block.outer.weight.data.fill_diagonal_(1.0)  # so that ffn(y) is the product of the two masks, 4 in a quarter
     nn.init.zeros_(block.norm_ffn.weight)
@@ -260,3 +260,16 @@ def test_a_branch_that_draws_beside_one_that_does_not() -> None:
     assert not torch.isclose(drawn, still(x, LENGTHS)[0])[:, 1:].all()
     three.stacks[1][0].attention.noise.zero_()
     torch.testing.assert_close(three(x, LENGTHS)[0], still(x, LENGTHS)[0])
+
+
+@pytest.mark.parametrize("mechanism", [softmax, multi_query, vae, diffusion, synthesizer, linear, hstu])
+def test_an_encoder_is_traced_whole(mechanism: Any) -> None:
+    """Without a break of the graph, which is what makes compile=true worth its time; and to the same numbers."""
+    settings = {"schedule": schedules.cosine(steps=4)} if mechanism is diffusion else {}
+    encoder = make_encoder(mechanism.branches(num_heads=2, **settings)).eval()
+    x = torch.randn(3, 4, 4, dtype=torch.float64)
+    torch.compiler.reset()  # the limit of traces is one for all encoders
+    traced = torch.compile(encoder, backend="eager", fullgraph=True)
+    for last_only in (False, True):
+        found, _ = traced(x, LENGTHS, last_only=last_only)
+        torch.testing.assert_close(found, encoder(x, LENGTHS, last_only=last_only)[0])
