@@ -9,6 +9,7 @@ from seqgen.diagnosis import TrainedRun
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
 SAMPLES = (1, 4, 16)
 DIVERSITY = ("category_coverage", "coverage", "ild", "gini", "f")  # those that a run has are drawn
+ACROSS = 3  # pictures beside each other
 LIST_LENGTH = 10  # K of the metrics, where the run has it
 
 
@@ -39,8 +40,13 @@ def draw(rows: list[dict[str, Any]], *, lengths: list[int]) -> Figure:
     k = LIST_LENGTH if LIST_LENGTH in lengths else max(lengths)
     accuracy = f"val/ndcg@{k}"
     measures = [name for name in (f"val/{kind}@{k}" for kind in DIVERSITY) if name in rows[0]]
-    figure = Figure(figsize=(5.5 * len(measures), 4.5), layout="constrained")
-    for axis, name in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
+    across = min(len(measures), ACROSS)
+    down = -(-len(measures) // across)
+    figure = Figure(figsize=(4.5 * across, 4 * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).flatten()
+    for axis in axes[len(measures) :]:
+        axis.remove()
+    for axis, name in zip(axes, measures, strict=False):
         for samples in sorted({row["samples"] for row in rows} - {0}):
             curve = [row for row in rows if row["samples"] == samples]
             place = [row[name] for row in curve], [row[accuracy] for row in curve]
