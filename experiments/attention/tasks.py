@@ -78,6 +78,19 @@ MECHANISMS = {
     **generated("vae", "decoder_dim", draws=True, latent=True),
     **generated("diffusion", "denoiser_dim", draws=True, latent=False),
 }
+# How the diffusion loss is set: named by --only, not among those compared.
+DIFFUSION_LOSS = {
+    f"diffusion, {text}": Mechanism(
+        "diffusion", ("attention.content=false", *settings), "attention.denoiser_dim", draws=True
+    )
+    for text, settings in {
+        "weight .1": ("attention.diffusion_weight=0.1",),
+        "weight .1, one step": ("attention.diffusion_weight=0.1", "attention.reverse_steps=1"),
+        "weight .1, uniform": ("attention.diffusion_weight=0.1", "attention.clean_map=uniform"),
+    }.items()
+}
+COMPARED = list(MECHANISMS)
+MECHANISMS |= DIFFUSION_LOSS
 
 
 def recall(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -250,7 +263,7 @@ def not_beaten(rows: list[dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=MECHANISMS, default=list(MECHANISMS))
+    parser.add_argument("--only", nargs="+", choices=MECHANISMS, default=COMPARED)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--steps", type=int, default=1000, help=f"training batches of {BATCH} sequences")
