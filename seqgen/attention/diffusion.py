@@ -138,8 +138,8 @@ class DiffusionAttention(GeneratedAttention):
         self.clean_map, self.diffusion_weight = clean_map, diffusion_weight
         self.noise_shape = (num_heads, 1, max_len)
         self.map_in = nn.Linear(num_heads * (rank or max_len), denoiser_dim)
-        # The denoiser starts as a decoder of the context, nearly the same at all steps: with clean_map=own its own map is
-        # what it is trained towards, and a random reading of noise and step would be the first thing in it.
+        # The denoiser starts as a decoder of the context, nearly the same at all steps: with clean_map=own it is
+        # trained towards its own map, and a random reading of noise and step would be the first thing in that.
         nn.init.zeros_(self.map_in.weight)
         if rank:
             self.compress = nn.Parameter(torch.randn(num_heads, max_len, rank) / max_len**0.5)
