@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from seqgen.losses import weighted_logsumexp
+from seqgen.numerics import weighted_logsumexp
 
 RESULTS = Path(__file__).parent / "results" / "cross_entropy.json"
 SHAPES = ((1_500, 12_101), (5_000, 3_416), (12_800, 50_000))  # positions and items: a batch of Beauty, ML-1M, larger

@@ -3,10 +3,11 @@
 The one place that knows Hydra's and OmegaConf's ways; nothing else sees `cfg` but `run`.
 """
 
+import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from seqgen.errors import UserError, nearest
+from seqgen.errors import SettingError, UserError, nearest
 
 T = TypeVar("T")
 _PACKAGE = Path(__file__).resolve().parent
@@ -81,6 +82,9 @@ def build(cfg: DictConfig, key: str, **more: Any) -> Any:
     try:
         make = instantiate(cfg[key], _convert_="all", _partial_="_target_" in cfg[key])
     except InstantiationException as error:
+        if isinstance(error.__cause__, SettingError):
+            built = re.search(r"full_key: (\S+)\s*$", str(error))
+            raise UserError(_whole(cfg, f"{built[1] if built else key}.{error.__cause__}")) from error
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         raise
@@ -89,11 +93,42 @@ def build(cfg: DictConfig, key: str, **more: Any) -> Any:
     if given := [name for name in more if name in cfg[key]]:
         raise UserError(f"{key}.{given[0]} is set by the run itself; remove it.")
     try:
-        return make(**more)
+        with settings_of(cfg, key):
+            return make(**more)
     except (ValueError, TypeError) as error:
         if isinstance(error, UserError) or str(cfg[key]["_target_"]).startswith("seqgen."):
             raise
         raise UserError(f"{key}: {' '.join(str(error).split())}") from error
+
+
+@contextlib.contextmanager
+def settings_of(cfg: DictConfig, key: str) -> Iterator[None]:
+    """Give a setting that is refused, of what was built from a key, the path that a user sets it by.
+
+    Raises:
+        UserError: The refusal, with the whole key.
+    """
+    try:
+        yield
+    except SettingError as error:
+        raise UserError(_whole(cfg, f"{key}.{error}")) from error
+
+
+def _whole(cfg: DictConfig, text: str) -> str:
+    """Replace nodes that are copies of others, as `model.attention` of `attention`, in the key a text begins with."""
+    path, node = list[str](), cfg
+    key = re.match(r"[\w.]*", text)[0]  # type: ignore[index]
+    *parents, name = key.split(".")
+    for part in parents:
+        path.append(part)
+        if not OmegaConf.is_dict(node) or part not in node:
+            continue
+        raw = OmegaConf.to_container(node, resolve=False)
+        assert isinstance(raw, dict)
+        if copied := re.fullmatch(r"\$\{([\w.]+)\}", str(raw[part])):
+            path = copied[1].split(".")
+        node = node[part]
+    return ".".join([*path, name]) + text.removeprefix(key)
 
 
 _failure: list[Exception] = []

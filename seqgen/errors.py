@@ -1,14 +1,35 @@
-"""The one kind of error that is the user's to mend, and the word that was probably meant."""
+"""Errors that the user can mend, each one sentence, and the word that was probably meant."""
 
+import contextlib
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 
 class UserError(ValueError):
-    """Bad input, configuration or file, told in one sentence that says what to do.
+    """Bad input, configuration or file: one sentence that says what to do.
 
     The command lines print the sentence and exit with code 1; a stack trace is shown only under ``HYDRA_FULL_ERROR=1``.
     """
+
+
+class SettingError(UserError):
+    """A setting that a constructor refuses. The text begins with the name of the argument, as in `rank=0 must be ...`.
+
+    A part does not know where it stands in a configuration: `config.settings_of` puts the path before the name.
+    """
+
+
+@contextlib.contextmanager
+def argument(name: str) -> Iterator[None]:
+    """Name the argument that a part was built from, where that part refuses one of its own settings.
+
+    Raises:
+        SettingError: The part's, with `name.` before it.
+    """
+    try:
+        yield
+    except SettingError as error:
+        raise SettingError(f"{name}.{error}") from error
 
 
 def nearest(word: str, words: Sequence[str]) -> str:

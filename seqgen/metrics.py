@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from seqgen.data.catalog import ragged
+from seqgen.data.ragged import ragged
 from seqgen.errors import UserError
 
 UNIT = 36  # distances are whole multiples of 2 ** -36: their sums are exact in any order, for 2 ** 27 lists or pairs

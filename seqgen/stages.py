@@ -69,7 +69,8 @@ def fit(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data:
     if model.trainable:
         if cfg.ckpt_path:
             refuse_changed_settings(read_checkpoint(cfg.ckpt_path), model.config, cfg.ckpt_path)
-        trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+        with config.settings_of(cfg, "model"):
+            trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
         return
     if cfg.ckpt_path:
         raise UserError(

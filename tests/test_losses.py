@@ -8,14 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqgen import losses
-from seqgen.data.catalog import Sequences
+from seqgen import losses, numerics
+from seqgen.data.ragged import Sequences
 from seqgen.data.sequences import SequenceBatch, training_batch
 from seqgen.data.split import leave_one_out
-from seqgen.errors import UserError
+from seqgen.errors import SettingError
 
 NUM_ITEMS = 12
 # Training parts of users, of three groups of length; the third comes back to items, the last misses only item 7.
@@ -77,59 +76,6 @@ def test_losses_of_no_target_are_zero() -> None:
         assert hidden.grad.shape == (0, 6)
 
 
-def test_divergence_from_the_standard_normal_of_each_element() -> None:
-    mean, log_variance = torch.randn(2, 3, 4, 5, dtype=torch.float64)
-    normal = Normal(mean, torch.exp(log_variance / 2))
-    torch.testing.assert_close(
-        losses.kl_to_standard_normal(mean, log_variance), kl_divergence(normal, Normal(0.0, 1.0))
-    )
-
-
-def logsumexp_case(num_rows: int = 7) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    shapes = ((num_rows, 3), (5, 3), (num_rows,))
-    hidden, table, weights = (torch.randn(s, dtype=torch.float64, generator=generator) for s in shapes)
-    return hidden.requires_grad_(), table.requires_grad_(), weights
-
-
-def dense_logsumexp(hidden: Tensor, table: Tensor, weights: Tensor) -> Tensor:
-    return sum(w * torch.log(torch.exp(table @ h).sum()) for h, w in zip(hidden, weights, strict=True))
-
-
-# Table of 5: chunks of one row, of three rows with a rest, of all.
-@pytest.mark.parametrize("budget", [1, 15, 10_000])
-def test_weighted_logsumexp_and_its_gradients(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "LEAST_ROWS", 1)
-    monkeypatch.setattr(losses, "CHUNK_CPU", budget)
-    hidden, table, weights = logsumexp_case()
-    value, expected = (f(hidden, table, weights) for f in (losses.weighted_logsumexp, dense_logsumexp))
-    torch.testing.assert_close(value, expected)
-    found = torch.autograd.grad(2.0 * value, (hidden, table))
-    for gradient, wanted in zip(found, torch.autograd.grad(2.0 * expected, (hidden, table)), strict=True):
-        torch.testing.assert_close(gradient, wanted)
-    assert torch.autograd.gradcheck(losses.weighted_logsumexp, (hidden, table, weights))
-
-
-@pytest.mark.parametrize("scale", [1e4, -1e4])
-def test_weighted_logsumexp_of_large_logits_is_finite(scale: float) -> None:
-    hidden = torch.tensor([[scale, 0.0], [scale, scale], [0.0, 0.0]], requires_grad=True)
-    table = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.5], [0.0, 0.0]], requires_grad=True)
-    weights = torch.tensor([1.0, 2.0, 4.0])
-    value = losses.weighted_logsumexp(hidden, table, weights)
-    exact = weights.double() @ torch.logsumexp(hidden.double() @ table.double().T, dim=1)
-    torch.testing.assert_close(value, exact.float())
-    torch.testing.assert_close(*(torch.autograd.grad(v, (hidden, table)) for v in (value, exact)))
-
-
-def test_weighted_logsumexp_of_no_row() -> None:
-    hidden, table, weights = logsumexp_case(0)
-    value = losses.weighted_logsumexp(hidden, table, weights)
-    value.backward()
-    assert value.item() == 0
-    assert table.grad is not None
-    assert not table.grad.any()
-
-
 def test_binary_cross_entropy_of_given_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = replace(make_batch(HISTORIES), normalizer=11.0)
     hidden, table = leaves(batch, torch.float64)
@@ -164,7 +110,7 @@ def test_binary_cross_entropy_of_large_scores_is_finite() -> None:
 @pytest.mark.parametrize("num_negatives", [0, -1])
 def test_binary_cross_entropy_needs_a_negative(num_negatives: int) -> None:
     batch = make_batch(HISTORIES)
-    with pytest.raises(UserError, match=rf"^loss\.num_negatives={num_negatives} must be at least 1"):
+    with pytest.raises(SettingError, match=rf"^num_negatives={num_negatives} must be at least 1"):
         losses.binary_cross_entropy(*leaves(batch), batch.targets, batch, num_negatives=num_negatives)
 
 
@@ -205,7 +151,7 @@ def test_negatives_of_all_items_where_seen_ones_are_allowed(draw: Callable[..., 
 
 
 def test_negatives_of_a_user_who_has_seen_every_item(draw: Callable[..., tuple[SequenceBatch, Tensor]]) -> None:
-    with pytest.raises(UserError, match=r"^loss\.exclude_seen=true leaves no negative"):
+    with pytest.raises(SettingError, match=r"^exclude_seen=true leaves no negative"):
         draw([*HISTORIES, list(range(1, 13))], exclude_seen=True)
 
 
@@ -220,49 +166,10 @@ def test_cross_entropy_never_holds_positions_times_items(monkeypatch: pytest.Mon
             return out
 
     positions, items, width = 600, 500, 4
-    monkeypatch.setattr(losses, "LEAST_ROWS", 1)
-    monkeypatch.setattr(losses, "CHUNK_CPU", 5_000)
+    monkeypatch.setattr(numerics, "LEAST_ROWS", 1)
+    monkeypatch.setattr(numerics, "CHUNK_CPU", 5_000)
     hidden, table = torch.randn(positions, width, requires_grad=True), torch.randn(items + 1, width, requires_grad=True)
     batch = replace(make_batch(HISTORIES), normalizer=float(positions))
     with Largest() as largest:
         losses.cross_entropy(hidden, table, torch.randint(1, items + 1, (positions,)), batch).backward()
     assert largest.elements <= 5_000
-
-
-def plain_info_nce(first, second, temperature):
-    losses = []
-    for x, y in zip(first, second, strict=True):
-        z = torch.nn.functional.normalize(torch.cat([x, y]), dim=1)
-        n, similar = len(x), z @ z.T / temperature
-        rows = [similar[i][torch.arange(2 * n) != i].logsumexp(0) - similar[i, (i + n) % (2 * n)] for i in range(2 * n)]
-        losses.append(torch.stack(rows).mean())
-    return torch.stack(losses)
-
-
-@pytest.mark.parametrize("chunk", [1, 2**20])
-def test_info_nce_and_its_gradients_against_the_plain_formula(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr("seqgen.losses.CHUNK_CPU", chunk)
-    torch.manual_seed(0)
-    first, second = (torch.randn(3, 70, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    weights = torch.tensor([0.3, 2.0, -1.0], dtype=torch.float64)
-    found, wanted = losses.info_nce(first, second, 0.1), plain_info_nce(first, second, 0.1)
-    torch.testing.assert_close(found, wanted)
-    for ours, theirs in zip(
-        torch.autograd.grad((weights * found).sum(), (first, second)),
-        torch.autograd.grad((weights * wanted).sum(), (first, second)),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, theirs)
-
-
-def test_fourier_info_nce_comes_close_to_the_exact_one() -> None:
-    torch.manual_seed(0)
-    first, second = torch.randn(2, 300, 32), torch.randn(2, 300, 32)
-    exact = losses.info_nce(first, second, 0.5)
-    estimates = torch.stack([losses.fourier_info_nce(first, second, 0.5, 1024) for _ in range(20)])
-    torch.testing.assert_close(estimates.mean(0), exact, rtol=0.01, atol=0.0)
-    spread = [
-        torch.stack([losses.fourier_info_nce(first, second, 0.5, features) for _ in range(20)]).std()
-        for features in (64, 4096)
-    ]
-    assert spread[0] > 3 * spread[1]

@@ -41,7 +41,7 @@ from seqgen.attention.generation import (
 )
 from seqgen.diffusion.process import Diffusion
 from seqgen.errors import UserError
-from seqgen.losses import full_precision
+from seqgen.numerics import full_precision
 
 CleanMap = Literal["uniform", "own", "teacher"]
 TEACHER_SHARE = 0.5  # of the sequences of a training batch that attend by the teacher

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from seqgen.attention import Aux, SequenceMask, check_heads, check_probability, glorot_linear, merge_heads, split_heads
 from seqgen.errors import UserError
-from seqgen.losses import full_precision
+from seqgen.numerics import full_precision
 
 ContextKind = Literal["prefix", "global", "last"]
 ColumnKind = Literal["relative", "absolute"]

@@ -23,7 +23,7 @@ from seqgen.attention import (
     split_heads,
 )
 from seqgen.attention.generation import to_columns
-from seqgen.losses import full_precision
+from seqgen.numerics import full_precision
 
 NORM_EPS = 1e-6  # as HSTU's code; A V is small, since its weights are divided by n
 

@@ -21,7 +21,7 @@ from seqgen.attention import (
     merge_heads,
     split_heads,
 )
-from seqgen.losses import full_precision
+from seqgen.numerics import full_precision
 
 LEAST_SUM = 1e-6  # features far below 0 round to 0: a row of them attends to nothing, instead of 0 / 0
 

@@ -22,7 +22,7 @@ from seqgen.attention.generation import (
     check_weights,
 )
 from seqgen.errors import UserError
-from seqgen.losses import full_precision, kl_to_standard_normal
+from seqgen.numerics import full_precision, kl_to_standard_normal
 
 ACTIVE_VARIANCE = 0.01  # what of mu must vary for a latent dimension to be in use (Burda et al., ICLR 2016, 5.2)
 

@@ -7,23 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True, kw_only=True)
-class Sequences:
-    """All users' items in one flat tensor: user u owns `values[offsets[u]:offsets[u + 1]]`, oldest first.
-
-    Attributes:
-        values: Item ids 1..num_items, (num_interactions,), int32.
-        offsets: (num_users + 1,), int64.
-    """
-
-    values: Tensor
-    offsets: Tensor
-
-    @property
-    def lengths(self) -> Tensor:
-        """Number of items of each user, (num_users,)."""
-        return self.offsets.diff()
+from seqgen.data.ragged import Sequences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,46 +69,3 @@ class Catalog:
             "categories",
         )
         return {name: getattr(self, name) for name in kept}
-
-
-def ragged(start: Tensor, length: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
-    """Indices of rows of different length in a flat tensor.
-
-    Args:
-        start: First index of each row, (B,).
-        length: Number of elements of each row, (B,).
-        total: Sum of `length`, where it is known: saves waiting for a device.
-
-    Returns:
-        For all elements of all rows, one row after another: the row and the index, both (sum of length,).
-    """
-    row = torch.repeat_interleave(length, output_size=total)
-    within = torch.arange(len(row), device=row.device) - (length.cumsum(0) - length)[row]
-    return row, start[row] + within
-
-
-def count_transitions(
-    sequences: Sequences, *, num_items: int, time_span: int = 1, last: int | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Count ordered pairs (i, j), j following i at a distance of 1 to `time_span`, over all sequences.
-
-    Args:
-        sequences: The training part.
-        num_items: Size of the catalogue.
-        time_span: Largest distance counted.
-        last: Only the last so many items of each sequence count; None for all.
-
-    Returns:
-        Distinct pairs sorted by (i, j) and how often each occurs: `head (P,)`, `tail (P,)`, `count (P,)`, int64.
-    """
-    values, lengths = sequences.values.long(), sequences.lengths
-    user = torch.repeat_interleave(lengths)
-    if last is not None:
-        from_end = sequences.offsets[1:].repeat_interleave(lengths) - torch.arange(len(values))
-        values, user = values[from_end <= last], user[from_end <= last]
-    keys = []
-    for distance in range(1, time_span + 1):
-        same_user = user[distance:] == user[:-distance]
-        keys.append((values[:-distance] * (num_items + 1) + values[distance:])[same_user])
-    pairs, count = torch.cat(keys).unique(return_counts=True)
-    return pairs // (num_items + 1), pairs % (num_items + 1), count

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from seqgen.data.cache import Prepared
-from seqgen.data.catalog import Catalog, Sequences, count_transitions, ragged
+from seqgen.data.catalog import Catalog
 from seqgen.data.prepare import Filters, Repeats, prepare
+from seqgen.data.ragged import Sequences, count_transitions, ragged
 from seqgen.data.sequences import SequenceBatch, evaluation_batch, training_batch
 from seqgen.data.sources import Source
 from seqgen.data.split import (

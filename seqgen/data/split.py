@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from seqgen.data.cache import Prepared
-from seqgen.data.catalog import Sequences, ragged
+from seqgen.data.ragged import Sequences, ragged
 from seqgen.data.times import moment
 from seqgen.errors import UserError
 

@@ -29,8 +29,8 @@ from seqgen.attention.vae import ACTIVE_VARIANCE, VAEAttention
 from seqgen.data.sequences import SequenceBatch, evaluation_batch
 from seqgen.diagnosis import TrainedRun
 from seqgen.errors import UserError
-from seqgen.losses import kl_to_standard_normal
 from seqgen.model.base import SequentialRecommender
+from seqgen.numerics import kl_to_standard_normal
 
 DRAWS = 16  # of the noise, for the spread
 CASES_AT_ONCE = 16  # times DRAWS are the maps held in memory

@@ -16,9 +16,9 @@ from seqgen.attention import Aux
 from seqgen.checkpoint import flatten
 from seqgen.data.catalog import Catalog
 from seqgen.data.sequences import SequenceBatch, one_target
-from seqgen.errors import UserError
-from seqgen.losses import full_precision
+from seqgen.errors import UserError, argument
 from seqgen.metrics import RankingMetrics, target_ranks, top_items
+from seqgen.numerics import full_precision
 
 Loss = Callable[[Tensor, Tensor, Tensor, SequenceBatch], Tensor]
 MakeOptimizer = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
@@ -97,7 +97,8 @@ class SequentialRecommender(L.LightningModule):
             for name, (value, weight) in aux.items():
                 parts[name] = (share * value + (parts[name][0] if name in parts else 0.0), weight)
         states = torch.cat(hidden)  # (N, D)
-        value = self.loss_function(states, self.item_vectors, batch.targets, batch)
+        with argument("loss"):
+            value = self.loss_function(states, self.item_vectors, batch.targets, batch)
         return {"recommendation": (value, 1.0), **parts}
 
     @staticmethod

@@ -42,8 +42,9 @@ from seqgen.data.sequences import Group, SequenceBatch
 from seqgen.diffusion.process import Diffusion
 from seqgen.errors import UserError
 from seqgen.layers import Activation, Encoder, Inference, Norm, SequenceEmbedding
-from seqgen.losses import fourier_info_nce, full_precision, info_nce, sample_negatives
+from seqgen.losses import sample_negatives
 from seqgen.model.base import MakeOptimizer, MakeScheduler, SequentialRecommender
+from seqgen.numerics import fourier_info_nce, full_precision, info_nce
 
 Divergence = Literal["bce", "kl"]
 Contrast = Literal["exact", "fourier"]
@@ -358,9 +359,7 @@ class CDDRec(SequentialRecommender):
             share = len(group.flat_index) / batch.normalizer
             for name, (value, weight) in aux.items():
                 parts[name] = (share * value + (parts[name][0] if name in parts else 0.0), weight)
-        negatives = sample_negatives(
-            batch, self.num_items, num_negatives=1, exclude_seen=self.exclude_seen, key="model.exclude_seen"
-        )[:, 0]
+        negatives = sample_negatives(batch, self.num_items, num_negatives=1, exclude_seen=self.exclude_seen)[:, 0]
         clean = torch.stack([table[batch.targets], table[negatives]])  # (2, N, D)
         mean = torch.cat([one.mean for one in decoded], dim=1)
         prediction = self._draw(mean, steps)

@@ -25,12 +25,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqgen.attention import Aux, Branches
-from seqgen.data.catalog import Catalog, count_transitions, ragged
+from seqgen.data.catalog import Catalog
+from seqgen.data.ragged import count_transitions, ragged
 from seqgen.data.sequences import SequenceBatch
 from seqgen.errors import UserError
 from seqgen.layers import Activation, Encoder, Inference, Norm, SequenceEmbedding
-from seqgen.losses import full_precision, weighted_logsumexp
 from seqgen.model.base import Loss, MakeOptimizer, MakeScheduler, SequentialRecommender
+from seqgen.numerics import full_precision, weighted_logsumexp
 
 
 class MQSATED(SequentialRecommender):

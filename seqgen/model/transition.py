@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seqgen.data.catalog import Catalog, count_transitions, ragged
+from seqgen.data.catalog import Catalog
+from seqgen.data.ragged import count_transitions, ragged
 from seqgen.data.sequences import SequenceBatch
 from seqgen.model.base import SequentialRecommender
 

@@ -10,8 +10,9 @@ import pytorch_lightning as L
 import torch
 from memory import memory_source
 
-from seqgen.data.catalog import Catalog, count_transitions
+from seqgen.data.catalog import Catalog
 from seqgen.data.datamodule import SequenceDataModule, _Batches
+from seqgen.data.ragged import count_transitions
 from seqgen.data.split import leave_one_out
 from seqgen.errors import UserError
 

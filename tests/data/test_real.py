@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 from memory import interactions as table
 
-from seqgen.data.catalog import count_transitions
 from seqgen.data.datamodule import SequenceDataModule
+from seqgen.data.ragged import count_transitions
 from seqgen.data.sources import interaction_table, movielens_1m, movielens_100k, movielens_csv, sequence_lines
 
 pytestmark = pytest.mark.data

@@ -8,7 +8,7 @@ from itertools import chain
 import pytest
 import torch
 
-from seqgen.data.catalog import Sequences, count_transitions, ragged
+from seqgen.data.ragged import Sequences, count_transitions, ragged
 from seqgen.data.sequences import evaluation_batch, one_target, training_batch
 from seqgen.data.split import Cases, leave_one_out
 

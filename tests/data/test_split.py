@@ -8,8 +8,8 @@ import pytest
 import torch
 from memory import memory_source
 
-from seqgen.data.catalog import count_transitions
 from seqgen.data.datamodule import SequenceDataModule
+from seqgen.data.ragged import count_transitions
 from seqgen.data.split import Cases, training_windows
 from seqgen.errors import UserError
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from seqgen import config, losses
 from seqgen.attention import multi_query, softmax
-from seqgen.data.catalog import Catalog, Sequences
+from seqgen.data.catalog import Catalog
 from seqgen.data.datamodule import SequenceDataModule
+from seqgen.data.ragged import Sequences
 from seqgen.data.sequences import Group, SequenceBatch, evaluation_batch, training_batch
 from seqgen.data.split import leave_one_out
 from seqgen.model.base import SequentialRecommender

@@ -1,0 +1,155 @@
+"""Sums of exponentials over products that are too large to hold, and what keeps such numbers exact.
+
+N rows, I columns (items, or rows again), D width
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Logits held at once: on a CPU what its caches hold, on a GPU enough to keep it busy.
+CHUNK_CPU, CHUNK_GPU = 2**20, 2**26
+LEAST_ROWS = 64  # fewer rows at once make thin, slow matrix products
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """At least 32 bits: exponentials, logarithms and long sums are not left to 16."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, variance) || N(0, 1)) of each element, in nats."""
+    return 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance)
+
+
+def weighted_logsumexp(hidden: Tensor, table: Tensor, weights: Tensor) -> Tensor:
+    """Sum over n of weights[n] * logsumexp over i of hidden[n] . table[i].
+
+    Cross-entropy against any target distribution p is this minus sum_i p_i hidden . table[i], which is cheap where p
+    is sparse or constant over most items. Never holds more than a chunk of the (N, I) logits: the gradients are made
+    chunk by chunk in the forward pass, with three matrix products and no recomputation. It does the work of torch
+    2.13's `F.linear_cross_entropy` with weights per row, on every torch, and on a CPU it takes no more time
+    (`benchmarks/cross_entropy.py`).
+
+    Args:
+        hidden: (N, D).
+        table: (I, D).
+        weights: (N,), constants.
+    """
+    total: Tensor = _WeightedLogSumExp.apply(hidden, table, weights)
+    return total
+
+
+class _WeightedLogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, table: Tensor, weights: Tensor) -> Tensor:
+        budget = CHUNK_CPU if hidden.device.type == "cpu" else CHUNK_GPU
+        rows = max(LEAST_ROWS, budget // len(table))
+        log_sum = torch.empty_like(weights)
+        grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table)
+        weighted = hidden * weights[:, None]
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, len(hidden), rows):
+                chunk = slice(start, start + rows)
+                logits = hidden[chunk] @ table.T
+                largest = logits.amax(dim=1)
+                probability = torch.softmax(logits, dim=1, out=logits)
+                # The largest logit's own probability is at least 1 / I, so its logarithm is safe.
+                log_sum[chunk] = largest - probability.amax(dim=1).log()
+                torch.mm(probability, table, out=grad_hidden[chunk])
+                grad_table.addmm_(probability.T, weighted[chunk])
+        ctx.save_for_backward(grad_hidden * weights[:, None], grad_table)
+        return (weights * log_sum).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_hidden, grad_table = ctx.saved_tensors
+        return grad * grad_hidden, grad * grad_table, None
+
+
+def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """InfoNCE (NT-Xent) of paired rows: each of the 2N rows against all others, its partner being the right one.
+
+    loss = mean over i of [ log sum_{j != i} exp(z_i . z_j / tau) - z_i . z_pair(i) / tau ],  z = rows of length 1
+
+    (Chen et al., SimCLR, ICML 2020, equation 1.) The 2N x 2N similarities are never held as a whole: gradients are made
+    chunk by chunk in the forward pass.
+
+    Args:
+        first: K independent sets of N rows, (K, N, D).
+        second: Their partners, (K, N, D).
+        temperature: tau.
+
+    Returns:
+        (K,)
+    """
+    rows = F.normalize(full_precision(torch.cat([first, second], dim=1)), dim=-1) / temperature**0.5
+    loss: Tensor = _InfoNCE.apply(rows)
+    return loss
+
+
+def fourier_info_nce(first: Tensor, second: Tensor, temperature: float, features: int) -> Tensor:
+    """`info_nce` with its denominator estimated from random Fourier features: time and memory grow with N, not N^2.
+
+    exp(u . v / tau) = exp(1 / tau) E[cos(w . (u - v))] for rows of length 1 and w ~ N(0, 1 / tau) (Rahimi and Recht,
+    NeurIPS 2007), so the sum over all v is one product with the sum of their features. The self term is known, and
+    taken out. The estimate is unbiased for the sum, not for its logarithm, and its spread grows as tau falls: at 0.5 a
+    few hundred directions do, at 0.1 no number does.
+
+    Args:
+        first: K independent sets of N rows, (K, N, D).
+        second: Their partners, (K, N, D).
+        temperature: tau.
+        features: Random directions, drawn anew at each call.
+
+    Returns:
+        (K,)
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        first, second = (F.normalize(full_precision(x), dim=-1) for x in (first, second))
+        rows = torch.cat([first, second], dim=1)
+        spread = torch.randn(rows.shape[-1], features, device=rows.device, dtype=rows.dtype) / temperature**0.5
+        angle = rows @ spread
+        waves = torch.cat([angle.cos(), angle.sin()], dim=-1)  # (K, 2N, 2 features)
+        others = (waves * waves.sum(1, keepdim=True)).sum(-1) / features - 1.0
+        # Below what the least similar rows could sum up to, the estimate is noise.
+        least = (others.shape[1] - 1) * math.exp(-2.0 / temperature)
+        partners = (first * second).sum(-1).mean(1) / temperature
+        return (others.clamp(min=least).log() + 1.0 / temperature).mean(1) - partners
+
+
+class _InfoNCE(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        count, half = rows.shape[1], rows.shape[1] // 2
+        budget = CHUNK_CPU if rows.device.type == "cpu" else CHUNK_GPU
+        size = max(LEAST_ROWS, budget // count)
+        partner = rows.roll(half, 1)
+        losses, grads = [], torch.empty_like(rows)
+        with torch.autocast(rows.device.type, enabled=False):
+            for z, pair, grad in zip(rows, partner, grads, strict=True):
+                torch.mul(pair, -2.0, out=grad)
+                total = -(z * pair).sum()
+                for start in range(0, count, size):
+                    chunk = slice(start, start + size)
+                    logits = z[chunk] @ z.T
+                    logits.diagonal(start).fill_(float("-inf"))
+                    largest = logits.amax(dim=1)
+                    probability = torch.softmax(logits, dim=1, out=logits)
+                    total += (largest - probability.amax(dim=1).log()).sum()
+                    grad[chunk].addmm_(probability, z)
+                    grad.addmm_(probability.T, z[chunk])
+                losses.append(total / count)
+        ctx.save_for_backward(grads.div_(count))
+        return torch.stack(losses)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (grads,) = ctx.saved_tensors
+        return grad[:, None, None] * grads

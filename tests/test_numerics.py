@@ -1,0 +1,100 @@
+"""Chunked sums and contrasts against the plain formulas."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from seqgen import numerics
+
+
+def test_divergence_from_the_standard_normal_of_each_element() -> None:
+    mean, log_variance = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    normal = Normal(mean, torch.exp(log_variance / 2))
+    torch.testing.assert_close(
+        numerics.kl_to_standard_normal(mean, log_variance), kl_divergence(normal, Normal(0.0, 1.0))
+    )
+
+
+def logsumexp_case(num_rows: int = 7) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    shapes = ((num_rows, 3), (5, 3), (num_rows,))
+    hidden, table, weights = (torch.randn(s, dtype=torch.float64, generator=generator) for s in shapes)
+    return hidden.requires_grad_(), table.requires_grad_(), weights
+
+
+def dense_logsumexp(hidden: Tensor, table: Tensor, weights: Tensor) -> Tensor:
+    return sum(w * torch.log(torch.exp(table @ h).sum()) for h, w in zip(hidden, weights, strict=True))
+
+
+# Table of 5: chunks of one row, of three rows with a rest, of all.
+@pytest.mark.parametrize("budget", [1, 15, 10_000])
+def test_weighted_logsumexp_and_its_gradients(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numerics, "LEAST_ROWS", 1)
+    monkeypatch.setattr(numerics, "CHUNK_CPU", budget)
+    hidden, table, weights = logsumexp_case()
+    value, expected = (f(hidden, table, weights) for f in (numerics.weighted_logsumexp, dense_logsumexp))
+    torch.testing.assert_close(value, expected)
+    found = torch.autograd.grad(2.0 * value, (hidden, table))
+    for gradient, wanted in zip(found, torch.autograd.grad(2.0 * expected, (hidden, table)), strict=True):
+        torch.testing.assert_close(gradient, wanted)
+    assert torch.autograd.gradcheck(numerics.weighted_logsumexp, (hidden, table, weights))
+
+
+@pytest.mark.parametrize("scale", [1e4, -1e4])
+def test_weighted_logsumexp_of_large_logits_is_finite(scale: float) -> None:
+    hidden = torch.tensor([[scale, 0.0], [scale, scale], [0.0, 0.0]], requires_grad=True)
+    table = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.5], [0.0, 0.0]], requires_grad=True)
+    weights = torch.tensor([1.0, 2.0, 4.0])
+    value = numerics.weighted_logsumexp(hidden, table, weights)
+    exact = weights.double() @ torch.logsumexp(hidden.double() @ table.double().T, dim=1)
+    torch.testing.assert_close(value, exact.float())
+    torch.testing.assert_close(*(torch.autograd.grad(v, (hidden, table)) for v in (value, exact)))
+
+
+def test_weighted_logsumexp_of_no_row() -> None:
+    hidden, table, weights = logsumexp_case(0)
+    value = numerics.weighted_logsumexp(hidden, table, weights)
+    value.backward()
+    assert value.item() == 0
+    assert table.grad is not None
+    assert not table.grad.any()
+
+
+def plain_info_nce(first, second, temperature):
+    losses = []
+    for x, y in zip(first, second, strict=True):
+        z = torch.nn.functional.normalize(torch.cat([x, y]), dim=1)
+        n, similar = len(x), z @ z.T / temperature
+        rows = [similar[i][torch.arange(2 * n) != i].logsumexp(0) - similar[i, (i + n) % (2 * n)] for i in range(2 * n)]
+        losses.append(torch.stack(rows).mean())
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("chunk", [1, 2**20])
+def test_info_nce_and_its_gradients_against_the_plain_formula(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr("seqgen.numerics.CHUNK_CPU", chunk)
+    torch.manual_seed(0)
+    first, second = (torch.randn(3, 70, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weights = torch.tensor([0.3, 2.0, -1.0], dtype=torch.float64)
+    found, wanted = numerics.info_nce(first, second, 0.1), plain_info_nce(first, second, 0.1)
+    torch.testing.assert_close(found, wanted)
+    for ours, theirs in zip(
+        torch.autograd.grad((weights * found).sum(), (first, second)),
+        torch.autograd.grad((weights * wanted).sum(), (first, second)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_fourier_info_nce_comes_close_to_the_exact_one() -> None:
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 300, 32), torch.randn(2, 300, 32)
+    exact = numerics.info_nce(first, second, 0.5)
+    estimates = torch.stack([numerics.fourier_info_nce(first, second, 0.5, 1024) for _ in range(20)])
+    torch.testing.assert_close(estimates.mean(0), exact, rtol=0.01, atol=0.0)
+    spread = [
+        torch.stack([numerics.fourier_info_nce(first, second, 0.5, features) for _ in range(20)]).std()
+        for features in (64, 4096)
+    ]
+    assert spread[0] > 3 * spread[1]
