@@ -114,11 +114,12 @@ def _looked_into(
     """Of all parts that the model has: the numbers, the pictures, and what is logged; says what is left out."""
     from seqgen.diagnosis import attention, attention_pictures, diffusion, diversity
     from seqgen.model.cddrec import CDDRec
+    from seqgen.model.encoded import EncodedRecommender
 
     model = trained.model()
     kind = type(model).__name__
-    if not attention.has_attention(model):
-        raise UserError(f"ckpt_path holds a {kind}, which has no attention and does not diffuse: nothing to diagnose.")
+    if not isinstance(model, EncodedRecommender):
+        raise UserError(f"ckpt_path holds a {kind}, which has no encoder of attention blocks: nothing to diagnose.")
     if cfg.batches is not None and not isinstance(model, CDDRec):
         raise UserError(f"batches={cfg.batches} has no effect: {kind} does not diffuse; leave it null.")
     cases = min(cfg.cases, len(trained.data.split.test))

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 
 
@@ -30,6 +31,39 @@ def argument(name: str) -> Iterator[None]:
         yield
     except SettingError as error:
         raise SettingError(f"{name}.{error}") from error
+
+
+def check_sizes(**sizes: int) -> None:
+    """Refuse sizes and counts below 1.
+
+    Raises:
+        SettingError: Names the first of them.
+    """
+    for name, value in sizes.items():
+        if value < 1:
+            raise SettingError(f"{name}={value} must be at least 1.")
+
+
+def check_weights(**weights: float) -> None:
+    """Refuse weights that are negative, NaN or infinite.
+
+    Raises:
+        SettingError: Names the first of them.
+    """
+    for name, value in weights.items():
+        if not 0 <= value < math.inf:
+            raise SettingError(f"{name}={value} must be a number of at least 0.")
+
+
+def check_positive(**values: float) -> None:
+    """Refuse values that are 0, negative, NaN or infinite.
+
+    Raises:
+        SettingError: Names the first of them.
+    """
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise SettingError(f"{name}={value} must be a number above 0.")
 
 
 def nearest(word: str, words: Sequence[str]) -> str:

@@ -14,29 +14,68 @@ After the last block `query` and `pre` normalise once more.
 """
 
 from collections.abc import Callable
-from typing import Literal, TypedDict, get_args
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqgen.attention import Aux, Branches, SequenceMask, check_probability, glorot_linear
-from seqgen.errors import UserError
+from seqgen.attention import (
+    Attention,
+    Aux,
+    Branches,
+    MakeAttention,
+    SequenceMask,
+    added,
+    check_heads,
+    check_probability,
+    glorot_linear,
+    merge_heads,
+    split_heads,
+)
+from seqgen.errors import SettingError, argument, check_positive, check_sizes
 
 Norm = Literal["query", "post", "pre"]
 Activation = Literal["relu", "gelu", "silu"]
+TimeIn = Literal["query", "memory", "both"]
 NORM_EPS = 1e-12
 
 
-class Inference(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class Inference:
     """How generated attention predicts, once fitted.
 
-    samples: Draws of its noise, over which scores are averaged; 0 is the deterministic map (z = mu, A_T = 0).
-    temperature: Factor of the noise.
+    Args:
+        samples: Draws of its noise, over which scores are averaged; 0 is the deterministic map (z = mu, A_T = 0).
+        temperature: Factor of the noise.
+
+    Raises:
+        SettingError: A setting is out of its range, or without effect.
     """
 
     samples: int
     temperature: float
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.samples < 0:
+            raise SettingError(f"samples={self.samples} must not be negative; 0 is without noise.")
+        check_positive(temperature=self.temperature)
+        if self.temperature != 1 and not self.samples:
+            raise SettingError(f"temperature={self.temperature} has no effect with samples=0; set samples.")
+
+
+def reset_dense(module: nn.Module, std: float) -> None:
+    """Draw all dense layers anew from N(0, std), with zero biases; an attention does so in its own way."""
+    for child in module.children():
+        if isinstance(child, Attention):
+            child.reset_parameters(std)
+        elif isinstance(child, nn.Linear):
+            nn.init.normal_(child.weight, std=std)
+            nn.init.zeros_(child.bias)
+        else:
+            reset_dense(child, std)
 
 
 class SequenceEmbedding(nn.Module):
@@ -58,7 +97,7 @@ class SequenceEmbedding(nn.Module):
         scale: float | None = None,
     ) -> None:
         super().__init__()
-        check_probability("model.dropout", dropout)
+        check_probability("dropout", dropout)
         self.item = nn.Embedding(num_items + 1, hidden_dim, padding_idx=0)
         self.position = nn.Embedding(max_len, hidden_dim)
         nn.init.normal_(self.item.weight[1:], std=init_std)
@@ -66,11 +105,17 @@ class SequenceEmbedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.scale = hidden_dim**0.5 if scale is None else scale
 
-    def forward(self, items: Tensor, newest: Tensor) -> Tensor:
-        """Items (b, l), column of the newest item (b,), from which positions count back -> (b, l, D)."""
+    def add(self, items: Tensor, newest: Tensor) -> Tensor:
+        """As `forward`, without dropout."""
         column = torch.arange(items.shape[1], device=items.device)
         position = (newest[:, None] - column).clamp(min=0)
-        return self.dropout(self.scale * self.item(items) + self.position(position))
+        added: Tensor = self.scale * self.item(items) + self.position(position)
+        return added
+
+    def forward(self, items: Tensor, newest: Tensor) -> Tensor:
+        """Items (b, l), column of the newest item (b,), from which positions count back -> (b, l, D)."""
+        dropped: Tensor = self.dropout(self.add(items, newest))
+        return dropped
 
 
 class Block(nn.Module):
@@ -78,7 +123,7 @@ class Block(nn.Module):
 
     def __init__(
         self,
-        attention: nn.Module,
+        attention: Attention,
         *,
         hidden_dim: int,
         ffn_dim: int,
@@ -93,20 +138,19 @@ class Block(nn.Module):
         self.activation: Callable[[Tensor], Tensor] = getattr(F, activation)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: SequenceMask, progress: float) -> tuple[Tensor, Aux]:
+    def forward(self, x: Tensor, mask: SequenceMask) -> tuple[Tensor, Aux]:
         """(b, l, D) -> (b, r, D) and the attention's auxiliary losses."""
-        make_source: Callable[..., Tensor] | None = getattr(self.attention, "source", None)
-        source = mask.query_rows(make_source(x, mask) if make_source else x)
+        source = mask.query_rows(self.attention.source(x, mask))
         if self.norm == "query":
             query = self.norm_attention(source)
-            attended, aux = self.attention(query, x, mask, progress)
+            attended, aux = self.attention(query, x, mask)
             y = self.norm_ffn(query + attended)
             return y + self._feed_forward(y), aux
         if self.norm == "post":
-            attended, aux = self.attention(source, x, mask, progress)
+            attended, aux = self.attention(source, x, mask)
             y = self.norm_attention(source + self.dropout(attended))
             return self.norm_ffn(y + self._feed_forward(y)), aux
-        attended, aux = self.attention(self.norm_attention(source), self.norm_attention(x), mask, progress)
+        attended, aux = self.attention(self.norm_attention(source), self.norm_attention(x), mask)
         y = mask.query_rows(x) + self.dropout(attended)
         return y + self._feed_forward(self.norm_ffn(y)), aux
 
@@ -117,16 +161,16 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """One stack of blocks per branch of the attention, all on the same input; the outputs are added with their weights.
 
-    A branch of weight 0 is not built. With `inference.samples`, outside training, each row goes through once a draw,
-    and the mean is returned: a score is linear in it, so this is the mean score.
+    A branch of weight 0 is not built. With draws (`sample`), outside training, each row goes through once a draw, and
+    the mean is returned: a score is linear in it, so this is the mean score.
 
     Raises:
-        UserError: A setting is out of its range.
+        SettingError: A setting is out of its range.
     """
 
     def __init__(
         self,
-        attention: Branches,
+        attention: MakeAttention | Branches,
         *,
         hidden_dim: int,
         num_layers: int,
@@ -135,97 +179,127 @@ class Encoder(nn.Module):
         norm: Norm,
         dropout: float,
         max_len: int,
-        inference: Inference,
     ) -> None:
         super().__init__()
-        check_probability("model.dropout", dropout)
-        for name, value in {"hidden_dim": hidden_dim, "num_layers": num_layers, "ffn_dim": ffn_dim}.items():
-            if value < 1:
-                raise UserError(f"model.{name}={value} must be at least 1.")
-        for name, choice, choices in (("norm", norm, Norm), ("activation", activation, Activation)):
-            if choice not in get_args(choices):
-                raise UserError(f"model.{name}={choice} is not one of {', '.join(get_args(choices))}.")
-
-        def stack(make_layer: Callable[..., nn.Module]) -> nn.ModuleList:
-            layers = [make_layer(hidden_dim=hidden_dim, max_len=max_len) for _ in range(num_layers)]
-            sizes = {"hidden_dim": hidden_dim, "ffn_dim": ffn_dim}
-            return nn.ModuleList(
-                Block(layer, **sizes, activation=activation, norm=norm, dropout=dropout) for layer in layers
-            )
-
-        built = [(weight, make_layer) for weight, make_layer in attention if weight != 0]
-        self.weights = [weight for weight, _ in built]
-        self.stacks = nn.ModuleList(stack(make_layer) for _, make_layer in built)
+        check_probability("dropout", dropout)
+        check_sizes(hidden_dim=hidden_dim, num_layers=num_layers, ffn_dim=ffn_dim)
+        branches = [(1.0, attention)] if callable(attention) else [branch for branch in attention if branch[0] != 0]
+        self.weights = [weight for weight, _ in branches]
+        self.stacks = nn.ModuleList()
+        sizes = {"hidden_dim": hidden_dim, "ffn_dim": ffn_dim}
+        for _, make in branches:
+            with argument("attention"):
+                layers = _layers(make, num_layers, hidden_dim=hidden_dim, max_len=max_len)
+            blocks = (Block(layer, **sizes, activation=activation, norm=norm, dropout=dropout) for layer in layers)
+            self.stacks.append(nn.ModuleList(blocks))
         normed = norm in ("query", "pre")
-        self.norms = nn.ModuleList(nn.LayerNorm(hidden_dim, eps=NORM_EPS) if normed else nn.Identity() for _ in built)
-        self.one_target = any(getattr(module, "one_target", False) for module in self.modules())
-        self._drawing = [module for module in self.modules() if getattr(module, "noise_shape", None) is not None]
-        self.sample(inference)
-
-    @property
-    def draws(self) -> bool:
-        """Whether the attention has noise to draw."""
-        return bool(self._drawing)
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(hidden_dim, eps=NORM_EPS) if normed else nn.Identity() for _ in branches
+        )
+        self.attentions = tuple(module for module in self.modules() if isinstance(module, Attention))
+        self.one_target = any(attention.one_target for attention in self.attentions)
+        self.draws = any(attention.draws for attention in self.attentions)
+        self.samples = 0
 
     def sample(self, inference: Inference) -> None:
-        """Set how often, and how far, the attention is drawn outside training.
-
-        Raises:
-            UserError: There is nothing to draw, or a value is out of range.
-        """
-        samples, temperature = inference["samples"], inference["temperature"]
-        if samples < 0 or not temperature > 0:  # nor NaN
-            raise UserError(
-                f"model.inference={inference}: samples must not be negative, temperature must be above 0; samples=0 is "
-                "without noise."
-            )
-        if samples and not self.draws:
-            raise UserError(
-                f"model.inference.samples={samples} has no effect: this attention= draws nothing; set it to 0, or, in "
-                "model=cddrec, set model.inference.noise=true."
-            )
-        if temperature != 1 and not samples:
-            raise UserError(
-                f"model.inference.temperature={temperature} has no effect with model.inference.samples=0; set samples."
-            )
+        """Set how often, and how far, an attention that draws is drawn outside training."""
         generator = torch.Generator().manual_seed(0)
-        for module in self._drawing:
-            module.sample(samples, temperature, generator)  # type: ignore[operator]
-        self.samples = samples
+        for attention in self.attentions:
+            if attention.draws:
+                attention.sample(inference.samples, inference.temperature, generator)
+        self.samples = inference.samples if self.draws else 0
 
-    def forward(
-        self, x: Tensor, lengths: Tensor, *, last_only: bool = False, progress: float = 1.0, each: bool = False
-    ) -> tuple[Tensor, Aux]:
+    def forward(self, x: Tensor, lengths: Tensor, *, last_only: bool = False, each: bool = False) -> tuple[Tensor, Aux]:
         """(b, l, D), lengths (b,) -> (b, l, D), or (b, D) of the newest position; auxiliary losses over layers.
 
         Args:
             x: Embedded items.
             lengths: Number of real columns of each row.
             last_only: Only the newest position.
-            progress: Share of training done.
             each: Return the rows of each draw instead of their mean, one draw below the other.
         """
         draws = 0 if self.training else self.samples
         if draws:
             x, lengths = x.repeat(draws, 1, 1), lengths.repeat(draws)
         every, newest = SequenceMask(lengths, x.shape[1]), SequenceMask(lengths, x.shape[1], last=True)
-        outputs, auxes = [], []
+        outputs = []
+        total: Aux = {}
         for weight, stack, norm in zip(self.weights, self.stacks, self.norms, strict=True):
             hidden = x
             assert isinstance(stack, nn.ModuleList)
             for depth, block in enumerate(stack):
                 only_newest = last_only and depth == len(stack) - 1
-                hidden, aux = block(hidden, newest if only_newest else every, progress)
-                auxes.append(aux)
+                hidden, aux = block(hidden, newest if only_newest else every)
+                total = added(total, aux)
             outputs.append(weight * norm(hidden))
         blended = torch.stack(outputs).sum(dim=0) if len(outputs) > 1 else outputs[0]
         hidden = blended[:, 0] if last_only else blended
-        return hidden.unflatten(0, (draws, -1)).mean(0) if draws and not each else hidden, _summed(auxes)
+        return hidden.unflatten(0, (draws, -1)).mean(0) if draws and not each else hidden, total
 
 
-def _summed(auxes: list[Aux]) -> Aux:
-    total: Aux = {}
-    for aux in auxes:
-        for name, (value, weight) in aux.items():
-            total[name] = (total[name][0] + value if name in total else value, weight)
-    return total
+def _layers(make: MakeAttention, count: int, *, hidden_dim: int, max_len: int) -> list[Attention]:
+    for name in ("hidden_dim", "max_len"):
+        if name in getattr(make, "keywords", ()):
+            raise SettingError(f"{name} is set by the model; remove it.")
+    return [make(hidden_dim=hidden_dim, max_len=max_len) for _ in range(count)]
+
+
+class StepDecoder(nn.Module):
+    """Cross-attention of each position and step to the user's own past, and a feed-forward network (post-norm).
+
+    Args:
+        steps: T.
+        hidden_dim: Width D.
+        num_heads: Heads of the attention.
+        ffn_dim: Inner width of the feed-forward network.
+        dropout: Of the attention weights, of both residuals and inside the feed-forward network.
+        time_in: Where the step's embedding is added: `query`, `memory` (keys and values), or `both`.
+        condition_on_x_t: There is a noisy target to read. It enters the stream of its own position only, never keys and
+            values.
+
+    Raises:
+        SettingError: A setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int,
+        hidden_dim: int,
+        num_heads: int,
+        ffn_dim: int,
+        dropout: float,
+        time_in: TimeIn,
+        condition_on_x_t: bool,
+    ) -> None:
+        super().__init__()
+        check_heads(num_heads, hidden_dim)
+        check_probability("dropout", dropout)
+        check_sizes(ffn_dim=ffn_dim)
+        self.num_heads, self.time_in = num_heads, time_in
+        self.step = nn.Embedding(steps, hidden_dim)  # row t - 1 is step t
+        self.query, self.key, self.value, self.merge = (nn.Linear(hidden_dim, hidden_dim) for _ in range(4))
+        self.inner, self.outer = nn.Linear(hidden_dim, ffn_dim), nn.Linear(ffn_dim, hidden_dim)
+        self.norm_attention, self.norm_ffn = nn.LayerNorm(hidden_dim), nn.LayerNorm(hidden_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.noisy = nn.Linear(hidden_dim, hidden_dim) if condition_on_x_t else None
+
+    def forward(self, context: Tensor, past: SequenceMask, steps: Tensor, x_t: Tensor | None = None) -> Tensor:
+        """Context (b, l, D), steps (K,) of 1..T, x_t (K, b, r, D) -> (K, b, r, D), for the query rows of the mask."""
+        rows, step = past.query_rows(context), self.step(steps - 1)[:, None, None]
+        stream, query = rows[None], self.query(rows)[None]  # (K, b, r, D), or 1 for all K where no step is in it
+        for part in [step] * (self.time_in != "memory") + ([self.noisy(x_t)] if self.noisy is not None else []):
+            # The query is linear: rows and steps are projected once each, not once a pair.
+            stream, query = stream + part, query + F.linear(part, self.query.weight)
+        count, batch, length, _ = query.shape  # steps then lie beside rows
+        query = split_heads(query.transpose(0, 1).reshape(batch, count * length, -1), self.num_heads)
+        key, value = split_heads(self.key(context), self.num_heads), split_heads(self.value(context), self.num_heads)
+        allowed = past.allowed.repeat(1, 1, count, 1)
+        dropout = self.dropout.p if self.training else 0.0
+        attended = merge_heads(F.scaled_dot_product_attention(query, key, value, allowed, dropout))
+        attended = attended.unflatten(1, (count, length)).transpose(0, 1)
+        if self.time_in != "query":
+            # In keys it raises all scores of a query alike; weights sum to 1, so of the values the step's own is left.
+            attended = attended + F.linear(step, self.value.weight)
+        y = self.norm_attention(stream + self.dropout(self.merge(attended)))
+        return self.norm_ffn(y + self.dropout(self.outer(self.dropout(F.gelu(self.inner(y))))))

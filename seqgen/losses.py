@@ -7,13 +7,17 @@ divided by `batch.normalizer`. Row 0 of the table is padding and no class of any
 (`_partial_: true`).
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from seqgen.data.sequences import SequenceBatch
-from seqgen.errors import SettingError
-from seqgen.numerics import full_precision, weighted_logsumexp
+from seqgen.errors import SettingError, check_positive, check_sizes, check_weights
+from seqgen.numerics import fourier_info_nce, full_precision, info_nce, weighted_logsumexp
+
+LEAST_FOURIER_TEMPERATURE = 0.3  # below it the estimate of the denominator is noise
 
 
 def cross_entropy(hidden: Tensor, table: Tensor, targets: Tensor, batch: SequenceBatch) -> Tensor:
@@ -46,8 +50,7 @@ def binary_cross_entropy(
         num_negatives: Uniform negatives per target.
         exclude_seen: No item of the user's training sequence is a negative.
     """
-    if num_negatives < 1:
-        raise SettingError(f"num_negatives={num_negatives} must be at least 1.")
+    check_sizes(num_negatives=num_negatives)
     negatives = sample_negatives(batch, len(table) - 1, num_negatives=num_negatives, exclude_seen=exclude_seen)
     positive = F.softplus(-(hidden * table[targets]).sum(dim=-1))
     negative = F.softplus(torch.einsum("nd,nkd->nk", hidden, table[negatives])).mean(dim=-1)
@@ -80,3 +83,41 @@ def sample_negatives(batch: SequenceBatch, num_items: int, *, num_negatives: int
     offset = (batch.target_rows * (num_items + 1))[:, None]
     passed = torch.searchsorted(row * (num_items + 1) + unseen_below, offset + draw, right=True)
     return draw + 1 + passed - first[batch.target_rows][:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """InfoNCE of paired rows against all others of a batch (`seqgen.numerics.info_nce`), with its weight.
+
+    Args:
+        weight: Weight in a model's objective; 0 leaves the contrast out.
+        temperature: tau.
+        fourier_features: Random directions that the denominator is estimated with; 0 computes it.
+
+    Raises:
+        SettingError: A setting is out of its range, or without effect.
+    """
+
+    weight: float
+    temperature: float
+    fourier_features: int
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        check_weights(weight=self.weight)
+        check_positive(temperature=self.temperature)
+        if self.fourier_features < 0:
+            raise SettingError(f"fourier_features={self.fourier_features} must not be negative; 0 is exact.")
+        if self.fourier_features and not self.weight:
+            raise SettingError(f"fourier_features={self.fourier_features} has no effect with weight=0; set it to 0.")
+        if self.fourier_features and self.temperature < LEAST_FOURIER_TEMPERATURE:
+            raise SettingError(
+                f"temperature={self.temperature} is too low for fourier_features, whose estimate is noise below "
+                f"{LEAST_FOURIER_TEMPERATURE}; raise it, or set fourier_features=0."
+            )
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        """K sets of N rows and their partners, (K, N, D) each -> (K,)."""
+        if self.fourier_features:
+            return fourier_info_nce(first, second, self.temperature, self.fourier_features)
+        return info_nce(first, second, self.temperature)

@@ -2,10 +2,16 @@
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from seqgen import config
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("SEQGEN_DATA", ROOT.parent / "shared" / "data")).resolve()
@@ -45,3 +51,13 @@ def real_data() -> Callable[[str], Path]:
         return DATA / name
 
     return folder
+
+
+@cache
+def _attention_settings(name: str) -> DictConfig:
+    return config.compose(["model=sasrec", f"attention={name}", "attention.dropout=0"], output_dir="unused").attention
+
+
+def mechanism(name: str, **settings: Any) -> Any:
+    """What `attention=name` builds, without dropout unless it is given: as the encoder takes it."""
+    return instantiate(_attention_settings(name), **settings, _convert_="all")

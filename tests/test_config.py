@@ -78,13 +78,17 @@ def test_every_experiment_trains_on_generated_data(path: Path, tmp_path: Path) -
 def test_an_experiment_extends_another(tmp_path: Path) -> None:
     base, more = (compose(tmp_path, f"experiment=cddrec_office{name}") for name in ("", "_authors"))
     assert {key for key in base if base[key] != more[key]} == {"model"}
-    assert (more.diffusion.beta_end, more.data.max_len, more.model.contrast_weight) == (0.04, 20, 0.3)
+    assert (more.diffusion.beta_end, more.data.max_len, more.model.contrast.weight) == (0.04, 20, 0.3)
 
 
 def test_precedence_is_command_line_then_experiment_then_model_then_root(tmp_path: Path) -> None:
-    assert compose(tmp_path, "model=sasrec").attention._target_ == "seqgen.attention.softmax.branches"
-    assert compose(tmp_path, "model=mqsa_ted", "attention=vae").attention._target_ == "seqgen.attention.vae.branches"
-    assert compose(tmp_path).optimizer.weight_decay == 0.0
+    assert compose(tmp_path, "model=sasrec").attention._target_ == "seqgen.attention.softmax.SoftmaxAttention"
+    assert (
+        compose(tmp_path, "model=mqsa_ted", "attention=vae").attention._target_ == "seqgen.attention.vae.VAEAttention"
+    )
+    assert compose(tmp_path, "model=sasrec").optimizer.weight_decay == 0.0
+    assert compose(tmp_path, "model=mqsa_ted").optimizer.weight_decay == 1e-4  # the L2 term of the paper
+    assert compose(tmp_path, "model=mqsa_ted", "optimizer=adam").optimizer.weight_decay == 0.0
     assert compose(tmp_path, "experiment=mqsa_ted_beauty").optimizer.weight_decay == 1e-4
     assert compose(tmp_path, "experiment=mqsa_ted_beauty", "optimizer.weight_decay=0.5").optimizer.weight_decay == 0.5
 

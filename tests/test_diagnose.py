@@ -68,7 +68,7 @@ def test_a_model_that_diffuses_agrees_with_the_run_and_is_logged(tmp_path: Path)
 
 
 def test_a_chain_is_diagnosed_by_its_number_of_reverse_steps(tmp_path: Path) -> None:
-    chain = ("model.condition_on_x_t=true", "model.noisy_targets=false", "model.inference.steps=4")
+    chain = ("model.decoder.condition_on_x_t=true", "model.noisy_targets=false", "model.inference.steps=4")
     results = start(tmp_path / "run", "model=cddrec", "diffusion.steps=6", *SMALL, *chain)
     told = diagnose(settings(tmp_path, tmp_path / "run/checkpoints/last.ckpt"))
     by_setting = {(row["steps"], row["noise"], row["samples"]): row for row in told["inference"]}
@@ -273,7 +273,7 @@ def test_a_model_without_attention_is_refused(tmp_path: Path) -> None:
     checkpoint["seqgen"]["model"], checkpoint["state_dict"] = name, {}
     checkpoint["seqgen"]["config"]["model"] = {"_target_": name, "metrics_k": [1]}
     torch.save(checkpoint, tmp_path / "other.ckpt")
-    with pytest.raises(UserError, match="a WithoutAttention, which has no attention and does not diffuse: nothing to"):
+    with pytest.raises(UserError, match="a WithoutAttention, which has no encoder of attention blocks: nothing to"):
         diagnose(settings(tmp_path, tmp_path / "other.ckpt"))
 
 

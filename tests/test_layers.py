@@ -1,18 +1,20 @@
 """Embedding, block and encoder against the formulas of their docstrings."""
 
-from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import mechanism
 from torch import Tensor, nn
 
-from seqgen.attention import Aux, SequenceMask, diffusion, hstu, linear, multi_query, softmax, synthesizer, vae
+from seqgen import config
+from seqgen.attention import Attention, Aux, Auxiliary, SequenceMask
 from seqgen.diffusion import schedules
-from seqgen.errors import UserError
-from seqgen.layers import Block, Encoder, SequenceEmbedding
+from seqgen.errors import SettingError
+from seqgen.layers import Block, Encoder, Inference, SequenceEmbedding
 
 LENGTHS = torch.tensor([4, 1, 3])
 NORMS = ("query", "post", "pre")
@@ -27,18 +29,19 @@ def stirred(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.double()
 
 
-class Stub(nn.Module):
+class Stub(Attention):
     """A mechanism that anyone can compute by hand, with an auxiliary loss."""
 
     def __init__(self, *, hidden_dim: int, max_len: int, scale: float = 3.0) -> None:
-        super().__init__()
+        super().__init__(hidden_dim=hidden_dim, num_heads=1, dropout=0.0)
         self.scale = nn.Parameter(torch.tensor(scale))
 
     def source(self, x: Tensor, mask: SequenceMask) -> Tensor:
         return x.flip(-1)
 
-    def forward(self, query: Tensor, context: Tensor, mask: SequenceMask, progress: float) -> tuple[Tensor, Aux]:
-        return self.scale * query + mask.query_rows(context.cumsum(dim=1)), {"stub": (self.scale * progress, 0.25)}
+    def forward(self, query: Tensor, context: Tensor, mask: SequenceMask) -> tuple[Tensor, Aux]:
+        mixed = self.scale * query + mask.query_rows(context.cumsum(dim=1))
+        return mixed, {"stub": Auxiliary(0.5 * self.scale, 0.25, 7)}
 
 
 def test_embedding_counts_positions_from_the_newest() -> None:
@@ -80,7 +83,7 @@ def test_block_is_the_formula_of_its_norm(norm: str, last: bool, activation: str
     block = stirred(Block(attention, **SIZES | {"norm": norm, "activation": activation}))
     mask = SequenceMask(LENGTHS, 4, last=last)
     x = torch.randn(3, 4, 4, dtype=torch.float64)
-    hidden, aux = block(x, mask, 0.5)
+    hidden, aux = block(x, mask)
 
     def normalised(which: nn.LayerNorm, y: Tensor) -> Tensor:
         return F.layer_norm(y, (4,), which.weight, which.bias, 1e-12)
@@ -104,7 +107,7 @@ def test_block_is_the_formula_of_its_norm(norm: str, last: bool, activation: str
         y = x + attend(normalised(first, source), normalised(first, x))
         expected = y + ffn(normalised(second, y))
     torch.testing.assert_close(hidden, mask.query_rows(expected))
-    assert aux["stub"] == (attention.scale * 0.5, 0.25)
+    assert aux["stub"] == (attention.scale * 0.5, 0.25, 7)
 
 
 @pytest.mark.parametrize(("norm", "dropped"), [("query", False), ("post", True), ("pre", True)])
@@ -112,7 +115,7 @@ def test_block_drops_the_attention_output_except_with_norm_query(norm: str, drop
     block = Block(Stub(hidden_dim=64, max_len=4), **SIZES | {"hidden_dim": 64, "norm": norm, "dropout": 0.5})
     nn.init.zeros_(block.outer.weight)  # silences the feed-forward network
     x, mask = torch.randn(3, 4, 64), SequenceMask(LENGTHS, 4)
-    assert torch.equal(block(x, mask, 1.0)[0], block.eval()(x, mask, 1.0)[0]) is not dropped
+    assert torch.equal(block(x, mask)[0], block.eval()(x, mask)[0]) is not dropped
 
 
 def test_block_drops_twice_in_the_feed_forward_network() -> None:
@@ -124,14 +127,13 @@ def test_block_drops_twice_in_the_feed_forward_network() -> None:
     nn.init.ones_(block.inner.bias)
     block.outer.weight.data.fill_diagonal_(1.0)  # so that ffn(y) is the product of the two masks, 4 in a quarter
     nn.init.zeros_(block.norm_ffn.weight)
-    hidden, _ = block(torch.randn(1, 1, 400), SequenceMask(torch.tensor([1]), 1), 1.0)
+    hidden, _ = block(torch.randn(1, 1, 400), SequenceMask(torch.tensor([1]), 1))
     assert set(hidden.unique().tolist()) == {0.0, 4.0}
     assert (hidden == 4).double().mean().item() == pytest.approx(0.25, abs=0.07)
 
 
 def make_encoder(branches: Any, **settings: Any) -> Encoder:
-    inference = {"samples": 0, "temperature": 1.0}
-    return stirred(Encoder(branches, **SIZES | {"num_layers": 1, "max_len": 4, "inference": inference} | settings))
+    return stirred(Encoder(branches, **SIZES | {"num_layers": 1, "max_len": 4} | settings))
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -140,20 +142,20 @@ def test_encoder_adds_its_branches_with_their_weights(norm: str) -> None:
     settings = {"num_layers": 2, "norm": norm}
     both = make_encoder([(0.3, short), (0.7, long)], **settings)
     x = torch.randn(3, 4, 4, dtype=torch.float64)
-    hidden, aux = both(x, LENGTHS, progress=0.5)
+    hidden, aux = both(x, LENGTHS)
     expected = torch.zeros_like(x)
     for branch, weight in enumerate([0.3, 0.7]):
         y = x
         for block in both.stacks[branch]:
-            y, _ = block(y, SequenceMask(LENGTHS, 4), 0.5)
+            y, _ = block(y, SequenceMask(LENGTHS, 4))
         if norm != "post":  # whose blocks end with a normalisation of their own
             y = F.layer_norm(y, (4,), both.norms[branch].weight, both.norms[branch].bias, 1e-12)
         expected = expected + weight * y
     torch.testing.assert_close(hidden, expected)
     scales = [block.attention.scale for stack in both.stacks for block in stack]
-    value, weight = aux["stub"]
+    value, weight, warmup = aux["stub"]
     torch.testing.assert_close(value, 0.5 * torch.stack(scales).sum())
-    assert (len(scales), weight) == (4, 0.25)
+    assert (len(scales), weight, warmup) == (4, 0.25, 7)
 
 
 def test_encoder_does_not_build_a_branch_of_weight_0() -> None:
@@ -168,18 +170,13 @@ def test_encoder_does_not_build_a_branch_of_weight_0() -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("mechanism", [softmax.branches, multi_query.branches, vae.branches, lambda: [(1.0, Stub)]])
-def test_last_only_is_the_newest_row_of_all(norm: str, num_layers: int, mechanism: Callable[[], Any]) -> None:
-    encoder = make_encoder(mechanism(), norm=norm, num_layers=num_layers).eval()
+@pytest.mark.parametrize("attention", [mechanism("softmax"), mechanism("multi_query"), mechanism("vae"), Stub])
+def test_last_only_is_the_newest_row_of_all(norm: str, num_layers: int, attention: Any) -> None:
+    encoder = make_encoder(attention, norm=norm, num_layers=num_layers).eval()
     x = torch.randn(3, 4, 4, dtype=torch.float64)
     every, _ = encoder(x, LENGTHS)
     newest, _ = encoder(x, LENGTHS, last_only=True)
     torch.testing.assert_close(newest, torch.stack([every[b, n - 1] for b, n in enumerate(LENGTHS.tolist())]))
-
-
-def test_encoder_passes_progress_on() -> None:
-    encoder = make_encoder(vae.branches(kl_weight=0.5, kl_warmup=1.0), num_layers=2)
-    assert encoder(torch.zeros(3, 4, 4, dtype=torch.float64), LENGTHS, progress=0.5)[1]["kl"][1] == 0.25
 
 
 @pytest.mark.parametrize(
@@ -188,61 +185,51 @@ def test_encoder_passes_progress_on() -> None:
         {"hidden_dim": 0},
         {"num_layers": 0},
         {"ffn_dim": -1},
-        {"norm": "both"},
-        {"activation": "tanh"},
         {"dropout": 1.5},
         {"dropout": -0.1},
     ],
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, Any]) -> None:
     [(name, value)] = setting.items()
-    with pytest.raises(UserError, match=rf"^model\.{name}={value} "):
-        make_encoder(softmax.branches(), **setting)
+    with pytest.raises(SettingError, match=rf"^{name}={value} "):
+        make_encoder(mechanism("softmax"), **setting)
 
 
 def test_embedding_refuses_a_dropout_out_of_range() -> None:
-    with pytest.raises(UserError, match=r"^model\.dropout=1\.0 "):
+    with pytest.raises(SettingError, match=r"^dropout=1\.0 "):
         SequenceEmbedding(num_items=3, hidden_dim=4, max_len=5, dropout=1.0)
 
 
 @pytest.mark.parametrize(
-    ("mechanism", "inference", "told"),
+    ("setting", "told"),
     [
-        (
-            softmax.branches(),
-            {"samples": 3},
-            r"model\.inference\.samples=3 has no effect: this attention= draws nothing",
-        ),
-        (multi_query.branches(), {"samples": 1}, r"model\.inference\.samples=1 has no effect"),
-        (synthesizer.branches(), {"samples": 1}, r"model\.inference\.samples=1 has no effect"),
-        (
-            vae.branches(),
-            {"temperature": 0.5},
-            r"model\.inference\.temperature=0\.5 has no effect with .*; set samples",
-        ),
-        (softmax.branches(), {"temperature": 0.5}, r"model\.inference\.temperature=0\.5 has no effect"),
-        (vae.branches(), {"samples": -1}, r"model\.inference=.* must not be negative"),
-        (vae.branches(), {"samples": 2, "temperature": -1.0}, r"model\.inference=.* temperature must be above 0"),
-        (
-            vae.branches(),
-            {"samples": 2, "temperature": float("nan")},
-            r"model\.inference=.* temperature must be above 0",
-        ),
-        (vae.branches(), {"samples": 2, "temperature": 0.0}, r"model\.inference=.* samples=0 is without noise"),
+        ({"temperature": 0.5}, r"temperature=0\.5 has no effect with samples=0; set samples"),
+        ({"samples": -1}, r"samples=-1 must not be negative"),
+        ({"samples": 2, "temperature": -1.0}, r"temperature=-1\.0 must be a number above 0"),
+        ({"samples": 2, "temperature": float("nan")}, r"temperature=nan must be a number above 0"),
+        ({"samples": 2, "temperature": 0.0}, r"temperature=0\.0 must be a number above 0"),
     ],
 )
-def test_inference_without_effect_or_out_of_range_is_refused(
-    mechanism: Any, inference: dict[str, Any], told: str
-) -> None:
-    with pytest.raises(UserError, match=f"^{told}"):
-        make_encoder(mechanism, inference={"samples": 0, "temperature": 1.0} | inference)
+def test_inference_without_effect_or_out_of_range_is_refused(setting: dict[str, Any], told: str) -> None:
+    with pytest.raises(SettingError, match=f"^{told}"):
+        Inference(**{"samples": 0, "temperature": 1.0} | setting)
+
+
+@pytest.mark.parametrize("name", ["hidden_dim", "max_len"])
+def test_a_size_that_the_model_gives_is_refused_in_the_attention(name: str) -> None:
+    with pytest.raises(SettingError, match=rf"^attention\.{name} is set by the model; remove it"):
+        make_encoder(partial(mechanism("softmax"), **{name: 8}))
 
 
 @pytest.mark.parametrize(
-    "mechanism", [vae.branches(), diffusion.branches(schedule=schedules.cosine(steps=4))], ids=["vae", "diffusion"]
+    "attention",
+    [mechanism("vae"), mechanism("diffusion", schedule=schedules.cosine(steps=4))],
+    ids=["vae", "diffusion"],
 )
-def test_draws_are_taken_outside_training_only(mechanism: Any) -> None:
-    encoder = make_encoder(mechanism, inference={"samples": 3, "temperature": 1.0})
+def test_draws_are_taken_outside_training_only(attention: Any) -> None:
+    encoder = make_encoder(attention)
+    encoder.sample(Inference(samples=3, temperature=1.0))
+    encoder.double()
     rows = []
     encoder.stacks[0][0].register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
     x = torch.randn(3, 4, 4, dtype=torch.float64)
@@ -252,9 +239,10 @@ def test_draws_are_taken_outside_training_only(mechanism: Any) -> None:
 
 
 def test_a_branch_that_draws_beside_one_that_does_not() -> None:
-    mixed = [*((0.4, make) for _, make in softmax.branches()), *((0.6, make) for _, make in vae.branches())]
-    three = make_encoder(mixed, inference={"samples": 3, "temperature": 1.0}).eval()
-    still = make_encoder(mixed).eval()
+    mixed = [(0.4, mechanism("softmax")), (0.6, mechanism("vae"))]
+    three, still = make_encoder(mixed), make_encoder(mixed).eval()
+    three.sample(Inference(samples=3, temperature=1.0))
+    three.double().eval()
     x = torch.randn(3, 4, 4, dtype=torch.float64)
     drawn, _ = three(x, LENGTHS)
     assert not torch.isclose(drawn, still(x, LENGTHS)[0])[:, 1:].all()
@@ -262,11 +250,13 @@ def test_a_branch_that_draws_beside_one_that_does_not() -> None:
     torch.testing.assert_close(three(x, LENGTHS)[0], still(x, LENGTHS)[0])
 
 
-@pytest.mark.parametrize("mechanism", [softmax, multi_query, vae, diffusion, synthesizer, linear, hstu])
-def test_an_encoder_is_traced_whole(mechanism: Any) -> None:
+MECHANISMS = sorted(path.stem for path in Path(config.CONFIG_DIR, "attention").glob("*.yaml") if path.stem != "none")
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_an_encoder_is_traced_whole(name: str) -> None:
     """Without a break of the graph, which is what makes compile=true worth its time; and to the same numbers."""
-    settings = {"schedule": schedules.cosine(steps=4)} if mechanism is diffusion else {}
-    encoder = make_encoder(mechanism.branches(num_heads=2, **settings)).eval()
+    encoder = make_encoder(mechanism(name, num_heads=2)).eval()
     x = torch.randn(3, 4, 4, dtype=torch.float64)
     torch.compiler.reset()  # the limit of traces is one for all encoders
     traced = torch.compile(encoder, backend="eager", fullgraph=True)

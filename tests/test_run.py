@@ -246,7 +246,9 @@ def test_cddrec_trains_in_two_processes(tmp_path: Path) -> None:
             *QUIET,
             "model=cddrec",
             "model.hidden_dim=16",
-            "model.augmentations=[crop,mask,reorder]",
+            "model.views.crop=0.6",
+            "model.views.mask=0.3",
+            "model.views.reorder=0.6",
         ),
         *("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=2"),
         f"hydra.run.dir={tmp_path}",
@@ -262,7 +264,7 @@ def test_cddrec_trains_in_two_processes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("more", [(), CHAIN], ids=["heads", "chain"])
 def test_cddrec_trains_under_mixed_precision(more: tuple[str, ...], tmp_path: Path) -> None:
     how = ["model=cddrec", "model.hidden_dim=16", "trainer.accelerator=cpu", "trainer.precision=bf16-mixed", *more]
-    results = start(tmp_path, *how, "model.augmentations=[crop]", "trainer.max_epochs=2")
+    results = start(tmp_path, *how, "model.views.crop=0.6", "trainer.max_epochs=2")
     assert results["history"][1]["train/loss"] < results["history"][0]["train/loss"]
     assert all(math.isfinite(value) for value in (*results["history"][1].values(), *results["metrics"].values()))
 

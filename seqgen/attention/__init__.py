@@ -2,32 +2,48 @@
 
     b rows, l columns, r query rows (l, or 1 when only the newest is asked for), D width, H heads, d = D / H
 
-One file per mechanism. Each has a function `branches(...)`, which its YAML calls with the mechanism's own settings
-and which returns `[(weight, make_layer), ...]`: the encoder builds one stack of blocks per branch and adds their
-outputs with these weights. `make_layer(hidden_dim=..., max_len=...)` builds a module with
-
-    forward(query (b, r, D), context (b, l, D), mask, progress) -> (hidden (b, r, D), aux)
-
-and, optionally, `source(x (b, l, D), mask) -> (b, l, D)`, which the block applies to its input to get the query's
-source. `aux` maps the name of an auxiliary loss to (value, weight): the value is the mean over the real query rows,
-the weight may follow `progress`, the share of training done, from 0 to 1; with weight 0 a value is only logged. It is
-empty outside training. `weights(query, context, mask) -> (b, H, r, l)` gives the map that is mixed with outside
-training, for who wants to look at it. A mechanism that can draw (`noise_shape`, `sample`) or that is trained on one
-target a sequence (`one_target`) is a `seqgen.attention.generation.GeneratedAttention`.
+One file per mechanism, with a subclass of `Attention` that its YAML names with `_partial_: true` and the mechanism's
+own settings; the encoder completes it with `hidden_dim` and `max_len`. A mechanism of several encoders (`multi_query`)
+gives branches instead, `[(weight, make_attention), ...]`: one stack of blocks each, whose outputs are added with these
+weights.
 
 Mechanisms do not import each other; what two of them share stands here, what generated ones share in `generation`.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqgen.errors import UserError
+from seqgen.errors import SettingError
 
-Aux = dict[str, tuple[Tensor, float]]
-Branches = Sequence[tuple[float, Callable[..., nn.Module]]]
+
+class Auxiliary(NamedTuple):
+    """An auxiliary loss of a layer, or, with weight 0, a quantity that is only logged.
+
+    Attributes:
+        value: Scalar, mean over the real query rows.
+        weight: Factor in the objective.
+        warmup: Training steps over which the weight rises linearly from 0.
+    """
+
+    value: Tensor
+    weight: float
+    warmup: int = 0
+
+
+Aux = dict[str, Auxiliary]
+
+
+def added(total: Aux, aux: Aux, share: float = 1.0) -> Aux:
+    """Auxiliary losses with `share` times the values of others added by name."""
+    summed = dict(total)
+    for name, (value, weight, warmup) in aux.items():
+        before = total[name].value if name in total else 0.0
+        summed[name] = Auxiliary(before + share * value, weight, warmup)
+    return summed
 
 
 class SequenceMask:
@@ -72,25 +88,25 @@ def glorot_linear(in_features: int, out_features: int) -> nn.Linear:
     return linear
 
 
-def check_heads(num_heads: int, hidden_dim: int, key: str = "attention.num_heads") -> None:
+def check_heads(num_heads: int, hidden_dim: int) -> None:
     """Refuse a number of heads that does not divide the width.
 
     Raises:
-        UserError: Names both keys and the numbers that would do.
+        SettingError: Says which numbers would do.
     """
     if num_heads < 1 or hidden_dim % num_heads:
         fitting = ", ".join(str(n) for n in range(1, min(hidden_dim, 16) + 1) if hidden_dim % n == 0)
-        raise UserError(f"{key}={num_heads} does not divide model.hidden_dim={hidden_dim}; use one of {fitting}.")
+        raise SettingError(f"num_heads={num_heads} does not divide hidden_dim={hidden_dim}; use one of {fitting}.")
 
 
 def check_probability(name: str, value: float) -> None:
     """Refuse a dropout probability outside [0, 1).
 
     Raises:
-        UserError: Names the key and the value.
+        SettingError: Names the value.
     """
     if not 0.0 <= value < 1.0:
-        raise UserError(f"{name}={value} must lie in [0, 1).")
+        raise SettingError(f"{name}={value} must lie in [0, 1).")
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -103,18 +119,135 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(-2)
 
 
-def dot_product_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: SequenceMask, *, num_heads: int, dropout: float
-) -> Tensor:
-    """Scaled dot-product attention over heads: query (b, r, D), key and value (b, l, D) -> (b, r, D)."""
-    query, key, value = (split_heads(x, num_heads) for x in (query, key, value))
-    allowed = mask.allowed if mask.last else None
-    attended = F.scaled_dot_product_attention(query, key, value, allowed, dropout, is_causal=not mask.last)
-    return merge_heads(attended)
+class Attention(nn.Module):
+    """Rows of a sequence mixed by a map: which items a row draws on, and how much.
+
+    A subclass makes `value` and `out`, and gives `weights`. One that computes map and mixture in one fused call
+    overrides `forward` as well, and `weights` still shows the map; a shared test compares the two.
+
+    Args:
+        hidden_dim: Width D.
+        num_heads: H; must divide the width.
+        dropout: Of the weights of the map.
+
+    Attributes:
+        value: Projection of what is mixed, (..., D) -> (..., D).
+        out: Of the mixture, (..., D) -> (..., D).
+        one_target: It is trained on one target a sequence.
+        noise_shape: What one draw outside training needs; None where nothing is drawn.
+        samples: Draws outside training; 0 is the deterministic map.
+
+    Raises:
+        SettingError: A setting is out of its range.
+    """
+
+    value: nn.Module
+    out: nn.Module
+    one_target = False
+    noise_shape: tuple[int, ...] | None = None
+    samples = 0
+    noise: Tensor
+
+    def __init__(self, *, hidden_dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        check_heads(num_heads, hidden_dim)
+        check_probability("dropout", dropout)
+        self.num_heads, self.dropout = num_heads, dropout
+
+    def source(self, x: Tensor, mask: SequenceMask) -> Tensor:
+        """What the block makes the query from, of its input: (b, l, D) -> (b, l, D). The input itself, mostly."""
+        return x
+
+    def weights(self, query: Tensor, context: Tensor, mask: SequenceMask) -> Tensor:
+        """The map: query (b, r, D) over context (b, l, D) -> (b, H, r, l), 0 where not allowed; without dropout."""
+        raise NotImplementedError
+
+    def mix(self, weights: Tensor, context: Tensor) -> Tensor:
+        """Values mixed by a map (b, H, r, l): context (b, l, D) -> (b, r, D)."""
+        value = split_heads(self.value(context), self.num_heads)
+        return merge_heads(weights.to(value.dtype) @ value)
+
+    def finish(self, mixed: Tensor, query: Tensor) -> Tensor:
+        """What becomes of the mixture (b, r, D), beside the query (b, r, D) -> (b, r, D)."""
+        out: Tensor = self.out(mixed)
+        return out
+
+    def forward(self, query: Tensor, context: Tensor, mask: SequenceMask) -> tuple[Tensor, Aux]:
+        """Query (b, r, D) over context (b, l, D) -> (b, r, D), and in training the auxiliary losses."""
+        weights = F.dropout(self.weights(query, context, mask), self.dropout, self.training)
+        return self.finish(self.mix(weights, context), query), {}
+
+    @property
+    def draws(self) -> bool:
+        """Whether it has noise to draw."""
+        return self.noise_shape is not None
+
+    def sample(self, samples: int, temperature: float, generator: torch.Generator) -> None:
+        """Draw, outside training, `samples` maps a row instead of the deterministic one.
+
+        The noise is drawn here, once: the same for all rows of all users and in every run, and no part of a checkpoint.
+        The rows of a batch are then `samples` copies, one below the other (see `Encoder`).
+
+        Args:
+            samples: Number of draws; 0 for none.
+            temperature: Factor of the noise.
+            generator: Of the noise.
+        """
+        assert self.noise_shape is not None
+        self.samples = samples
+        noise = temperature * torch.randn((samples, *self.noise_shape), generator=generator)
+        self.register_buffer("noise", noise, persistent=False)
+
+    def shared_noise(self, rows: int) -> Tensor:
+        """The noise of each row of a batch, (b, ...)."""
+        return self.noise.repeat_interleave(rows // self.samples, dim=0)
+
+    def reset_parameters(self, std: float) -> None:
+        """Draw the dense layers anew from N(0, std), for a model with starting values of its own."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=std)
+                nn.init.zeros_(module.bias)
 
 
-def dot_product_weights(query: Tensor, key: Tensor, mask: SequenceMask, *, num_heads: int) -> Tensor:
-    """The map of `dot_product_attention`, (b, H, r, l)."""
-    query, key = (split_heads(x, num_heads) for x in (query, key))
-    logits = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+MakeAttention = Callable[..., Attention]  # of hidden_dim= and max_len=
+Branches = Sequence[tuple[float, MakeAttention]]
+
+
+class QueryKeyAttention(Attention):
+    """Attention whose map compares queries with keys; a subclass says how.
+
+    Args:
+        hidden_dim: Width D.
+        max_len: Longest sequence, which changes nothing here.
+        num_heads: H.
+        dropout: Of the weights of the map.
+        out_proj: Project the mixture, as a Transformer and generated attention do; SASRec and MQSA-TED do not.
+    """
+
+    def __init__(self, *, hidden_dim: int, max_len: int, num_heads: int, dropout: float, out_proj: bool) -> None:
+        super().__init__(hidden_dim=hidden_dim, num_heads=num_heads, dropout=dropout)
+        self.query, self.key, self.value = (glorot_linear(hidden_dim, hidden_dim) for _ in range(3))
+        self.out = glorot_linear(hidden_dim, hidden_dim) if out_proj else nn.Identity()
+
+
+class DotProductAttention(QueryKeyAttention):
+    """Scaled dot products and a softmax, in one fused call."""
+
+    def weights(self, query: Tensor, context: Tensor, mask: SequenceMask) -> Tensor:
+        """The map, (b, H, r, l)."""
+        query, key = (split_heads(x, self.num_heads) for x in (self.query(query), self.key(context)))
+        return masked_softmax(query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5, mask)
+
+    def forward(self, query: Tensor, context: Tensor, mask: SequenceMask) -> tuple[Tensor, Aux]:
+        """Query (b, r, D) over context (b, l, D) -> (b, r, D), no auxiliary loss."""
+        projected = self.query(query), self.key(context), self.value(context)
+        q, k, v = (split_heads(x, self.num_heads) for x in projected)
+        dropout, allowed = self.dropout if self.training else 0.0, mask.allowed if mask.last else None
+        mixed = F.scaled_dot_product_attention(q, k, v, allowed, dropout, is_causal=not mask.last)
+        return self.finish(merge_heads(mixed), query), {}
+
+
+def masked_softmax(logits: Tensor, mask: SequenceMask) -> Tensor:
+    """Weights over the allowed cells, (b, H, r, l)."""
     return logits.masked_fill(~mask.allowed, float("-inf")).softmax(dim=-1)

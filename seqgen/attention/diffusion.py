@@ -16,126 +16,67 @@ The map is a state of logits, not of probabilities, which noise would lead out o
 the loss and its weight are our inference.
 """
 
-from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqgen.attention import Aux, Branches, SequenceMask, glorot_linear, split_heads
+from seqgen.attention import Aux, Auxiliary, SequenceMask, glorot_linear, split_heads
 from seqgen.attention.generation import (
     INIT_STD,
     LOGIT_BOUND,
-    ColumnKind,
-    ContextKind,
-    GeneratedAttention,
-    LogitDecoder,
-    check_generation,
-    check_sizes,
-    check_weights,
+    ContextAttention,
     from_columns,
     to_columns,
 )
 from seqgen.diffusion.process import Diffusion
-from seqgen.errors import UserError
+from seqgen.errors import SettingError, check_sizes, check_weights
 from seqgen.numerics import full_precision
 
 CleanMap = Literal["uniform", "own", "teacher"]
 TEACHER_SHARE = 0.5  # of the sequences of a training batch that attend by the teacher
 
 
-def branches(
-    *,
-    schedule: Diffusion,
-    num_heads: int = 1,
-    dropout: float = 0.0,
-    context: ContextKind = "prefix",
-    allow_leak: bool = False,
-    columns: ColumnKind = "relative",
-    content: bool = True,
-    rank: int | None = None,
-    reverse_steps: int = 2,
-    denoiser_dim: int = 64,
-    clean_map: CleanMap = "own",
-    diffusion_weight: float = 0.01,
-) -> Branches:
-    """One branch of `DiffusionAttention`.
-
-    Args:
-        schedule: The forward process.
-        num_heads: Heads; must divide the model's width.
-        dropout: Of the attention weights.
-        context: What the denoiser is conditioned on: prefix (causal), global (leaks) or last.
-        allow_leak: Take `global` although the loss is at all positions.
-        columns: Cells by distance (relative) or by slot (absolute).
-        content: Add the content term: cells also by the item that stands there.
-        rank: Of what the denoiser reads and writes of a row, for long sequences; None is full.
-        reverse_steps: S, evenly spread over the schedule's steps.
-        denoiser_dim: Width of the denoiser.
-        clean_map: A_0 of the diffusion loss: uniform (R1), own (R2) or teacher (R3).
-        diffusion_weight: lambda, weight of the diffusion loss.
-    """
-    if not isinstance(schedule, Diffusion):
-        raise UserError("attention.schedule is none; choose one, such as diffusion@attention.schedule=cosine.")
-    check_generation(context=context, allow_leak=allow_leak, columns=columns, rank=rank)
-    check_sizes(denoiser_dim=denoiser_dim, reverse_steps=reverse_steps)
-    check_weights(diffusion_weight=diffusion_weight)
-    if clean_map not in get_args(CleanMap):
-        raise UserError(f"attention.clean_map={clean_map} is not one of {', '.join(get_args(CleanMap))}.")
-    if clean_map != "own" and not diffusion_weight:
-        raise UserError(
-            f"attention.clean_map={clean_map} has no effect with attention.diffusion_weight=0; leave it own."
-        )
-    if reverse_steps > schedule.num_steps:
-        raise UserError(
-            f"attention.reverse_steps={reverse_steps} is above attention.schedule.steps={schedule.num_steps}."
-        )
-    layer = partial(
-        DiffusionAttention,
-        num_heads=num_heads,
-        dropout=dropout,
-        context=context,
-        columns=columns,
-        make_logits=partial(LogitDecoder, columns=columns, content=content, rank=rank, whole=False),
-        rank=rank,
-        schedule=schedule,
-        reverse_steps=reverse_steps,
-        denoiser_dim=denoiser_dim,
-    )
-    return [(1.0, partial(layer, clean_map=clean_map, diffusion_weight=diffusion_weight))]
-
-
-class DiffusionAttention(GeneratedAttention):
+class DiffusionAttention(ContextAttention):
     """Logits from an unrolled reverse process; from A_T = 0 outside training, unless samples are asked for.
 
     Auxiliary: `diffusion`, mean squared error of the denoised logits over the cells of a row; `logit_variance`, over
-    them (weight 0, only told): with `own` it sinks to 0 where the diffusion loss overrules the recommendation.
+    them (weight 0, only logged): with `own` it sinks to 0 where the diffusion loss overrules the recommendation.
+
+    Args:
+        schedule: The forward process.
+        reverse_steps: S, evenly spread over the schedule's steps. With 1 the denoiser is called once: from A_T = 0, as
+            outside training, that is one pass of a decoder of the context.
+        denoiser_dim: Width of the denoiser.
+        clean_map: A_0 of the diffusion loss: uniform (R1), own (R2) or teacher (R3).
+        diffusion_weight: lambda, weight of the diffusion loss.
+        shared: Of `ContextAttention`; `rank` is of what the denoiser reads and writes of a row.
     """
 
     def __init__(
         self,
         *,
-        hidden_dim: int,
-        max_len: int,
-        num_heads: int,
-        dropout: float,
-        context: ContextKind,
-        columns: ColumnKind,
-        make_logits: Callable[..., LogitDecoder],
-        rank: int | None,
         schedule: Diffusion,
         reverse_steps: int,
         denoiser_dim: int,
         clean_map: CleanMap,
         diffusion_weight: float,
+        **shared: Any,
     ) -> None:
-        super().__init__(hidden_dim=hidden_dim, num_heads=num_heads, dropout=dropout, context=context)
-        self.max_len, self.columns, self.rank, self.schedule = max_len, columns, rank, schedule
-        self.ends = schedule.grid(reverse_steps)
+        super().__init__(**shared)
+        if not isinstance(schedule, Diffusion):
+            raise SettingError("schedule is none; choose one, such as diffusion@attention.schedule=cosine.")
+        check_sizes(denoiser_dim=denoiser_dim, reverse_steps=reverse_steps)
+        check_weights(diffusion_weight=diffusion_weight)
+        if clean_map != "own" and not diffusion_weight:
+            raise SettingError(f"clean_map={clean_map} has no effect with diffusion_weight=0; leave it own.")
+        if reverse_steps > schedule.num_steps:
+            raise SettingError(f"reverse_steps={reverse_steps} is above schedule.steps={schedule.num_steps}.")
+        self.schedule, self.ends = schedule, schedule.grid(reverse_steps)
         self.clean_map, self.diffusion_weight = clean_map, diffusion_weight
+        num_heads, max_len, rank = self.num_heads, self.max_len, self.rank
         self.noise_shape = (num_heads, 1, max_len)
         self.map_in = nn.Linear(num_heads * (rank or max_len), denoiser_dim)
         # The denoiser starts as a decoder of the context, nearly the same at all steps: with clean_map=own it is
@@ -143,17 +84,17 @@ class DiffusionAttention(GeneratedAttention):
         nn.init.zeros_(self.map_in.weight)
         if rank:
             self.compress = nn.Parameter(torch.randn(num_heads, max_len, rank) / max_len**0.5)
-        self.context_in = glorot_linear(hidden_dim, denoiser_dim)
+        self.context_in = glorot_linear(self.hidden_dim, denoiser_dim)
         self.step = nn.Embedding(schedule.num_steps, denoiser_dim)  # row t - 1 is step t
         nn.init.normal_(self.step.weight, std=INIT_STD)
-        if context != "prefix":  # one vector for all rows: they have to be told apart
+        if self.context.kind != "prefix":  # one vector for all rows: they have to be told apart
             self.row = nn.Embedding(max_len, denoiser_dim)
         self.inner = glorot_linear(denoiser_dim, denoiser_dim)
-        self.logits = make_logits(in_features=denoiser_dim, hidden_dim=hidden_dim, num_heads=num_heads, max_len=max_len)
+        self.logits = self.logit_decoder(denoiser_dim, whole=False)
         if clean_map == "teacher":
-            self.teacher_query, self.teacher_key = (glorot_linear(hidden_dim, hidden_dim) for _ in range(2))
+            self.teacher_query, self.teacher_key = (glorot_linear(self.hidden_dim, self.hidden_dim) for _ in range(2))
 
-    def generate(self, query: Tensor, context: Tensor, mask: SequenceMask, progress: float) -> tuple[Tensor, Aux]:
+    def generate(self, query: Tensor, context: Tensor, mask: SequenceMask) -> tuple[Tensor, Aux]:
         """Logits (b, H, r, l); the auxiliary losses in training."""
         given = self.context_in(self.context(query, context, mask))  # (b, R, F)
         if self.context.kind != "prefix":
@@ -174,9 +115,9 @@ class DiffusionAttention(GeneratedAttention):
             taught = self._teacher(query, context, mask)
             attends = torch.rand(len(clean), 1, 1, 1, device=clean.device) < TEACHER_SHARE
             logits, target = torch.where(attends, taught, clean), taught.detach()
-        aux: Aux = {"logit_variance": (variance, 0.0)}
+        aux: Aux = {"logit_variance": Auxiliary(variance, 0.0)}
         if self.diffusion_weight:
-            aux["diffusion"] = (self._diffusion_loss(target, given, keys, mask), self.diffusion_weight)
+            aux["diffusion"] = Auxiliary(self._diffusion_loss(target, given, keys, mask), self.diffusion_weight)
         return logits, aux
 
     def denoise(self, state: Tensor, given: Tensor, keys: Tensor | None, t: Tensor, mask: SequenceMask) -> Tensor:

@@ -7,14 +7,14 @@ Liu et al., "Why Generate When You Can Transform? Unleashing Generative Attentio
 (values, output projection, masks, sizes) is our inference.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqgen.attention import Aux, SequenceMask, check_heads, check_probability, glorot_linear, merge_heads, split_heads
-from seqgen.errors import UserError
+from seqgen.attention import Attention, Aux, SequenceMask, glorot_linear, masked_softmax, split_heads
+from seqgen.errors import SettingError, check_sizes
 from seqgen.numerics import full_precision
 
 ContextKind = Literal["prefix", "global", "last"]
@@ -87,7 +87,7 @@ class LogitDecoder(nn.Module):
         self.whole = whole and columns == "absolute"
         largest = max_len // 2 if self.whole else max_len  # beyond it two factors are larger than what they make
         if rank is not None and rank >= largest:
-            raise UserError(f"attention.rank={rank} saves nothing with data.max_len={max_len}; leave it null.")
+            raise SettingError(f"rank={rank} saves nothing with max_len={max_len}; leave it null.")
         cells = rank or max_len
         if self.whole:
             cells = 2 * rank * max_len if rank else max_len**2
@@ -179,105 +179,101 @@ def _place(mask: SequenceMask, columns: ColumnKind, known: int) -> Tensor:
     return (known - 1 - (newest[..., None] - mask.columns).clamp(min=0))[:, None]  # (1 or b, 1, 1 or r, l)
 
 
-def masked_softmax(logits: Tensor, mask: SequenceMask) -> Tensor:
-    """Weights over the allowed cells, (b, H, r, l)."""
-    return logits.masked_fill(~mask.allowed, float("-inf")).softmax(dim=-1)
+class GeneratedAttention(Attention):
+    """Values mixed by a map whose logits a subclass makes, and an output projection. It keeps its starting values.
 
-
-class GeneratedAttention(nn.Module):
-    """Values mixed by a map that a subclass generates, and an output projection.
-
-    Attributes:
-        noise_shape: What one draw outside training needs; None where nothing is drawn.
-        one_target: It is trained on one target a sequence (context `last`).
+    Args:
+        hidden_dim: Width D.
+        max_len: n.
+        num_heads: H.
+        dropout: Of the weights of the map.
     """
 
-    noise_shape: tuple[int, ...] | None = None
-    noise: Tensor
-
-    def __init__(self, *, hidden_dim: int, num_heads: int, dropout: float, context: ContextKind | None = None) -> None:
-        super().__init__()
-        check_heads(num_heads, hidden_dim)
-        check_probability("attention.dropout", dropout)
-        self.num_heads, self.dropout = num_heads, dropout
+    def __init__(self, *, hidden_dim: int, max_len: int, num_heads: int, dropout: float) -> None:
+        super().__init__(hidden_dim=hidden_dim, num_heads=num_heads, dropout=dropout)
         self.value, self.out = (glorot_linear(hidden_dim, hidden_dim) for _ in range(2))
-        if context is not None:
-            self.context = Context(hidden_dim=hidden_dim, kind=context)
-        self.one_target, self.samples = context == "last", 0
 
-    def sample(self, samples: int, temperature: float, generator: torch.Generator) -> None:
-        """Draw, outside training, `samples` maps a row instead of the deterministic one.
-
-        The noise is drawn here, once: the same for all rows of all users and in every run, and no part of a checkpoint.
-        The rows of a batch are then `samples` copies, one below the other (see `Encoder`).
-
-        Args:
-            samples: Number of draws; 0 for none.
-            temperature: Factor of the noise.
-            generator: Of the noise.
-        """
-        self.samples = samples
-        noise = temperature * torch.randn((samples, *(self.noise_shape or ())), generator=generator)
-        self.register_buffer("noise", noise, persistent=False)
-
-    def shared_noise(self, rows: int) -> Tensor:
-        """The noise of each row of a batch, (b, ...)."""
-        return self.noise.repeat_interleave(rows // self.samples, dim=0)
-
-    def generate(self, query: Tensor, context: Tensor, mask: SequenceMask, progress: float) -> tuple[Tensor, Aux]:
+    def generate(self, query: Tensor, context: Tensor, mask: SequenceMask) -> tuple[Tensor, Aux]:
         """Logits (b, H, r, l), and in training the auxiliary losses; query (b, r, D), context (b, l, D)."""
         raise NotImplementedError
 
-    def forward(self, query: Tensor, context: Tensor, mask: SequenceMask, progress: float) -> tuple[Tensor, Aux]:
+    def forward(self, query: Tensor, context: Tensor, mask: SequenceMask) -> tuple[Tensor, Aux]:
         """Query (b, r, D) over context (b, l, D) -> (b, r, D), and the auxiliary losses in training."""
-        logits, aux = self.generate(query, context, mask, progress)
+        logits, aux = self.generate(query, context, mask)
         # The softmax stays in 32 bits under mixed precision.
         weights = F.dropout(masked_softmax(logits, mask), self.dropout, self.training)
-        value = split_heads(self.value(context), self.num_heads)
-        return self.out(merge_heads(weights.to(value.dtype) @ value)), aux
+        return self.finish(self.mix(weights, context), query), aux
 
     def weights(self, query: Tensor, context: Tensor, mask: SequenceMask) -> Tensor:
         """The map that `forward` mixes with outside training, (b, H, r, l)."""
-        return masked_softmax(self.generate(query, context, mask, 1.0)[0], mask)
+        return masked_softmax(self.generate(query, context, mask)[0], mask)
+
+    def reset_parameters(self, std: float) -> None:
+        """Leave all as it is: what makes the logits starts near uniform attention."""
 
 
-def check_generation(*, context: ContextKind, allow_leak: bool, columns: ColumnKind, rank: int | None) -> None:
-    """Refuse values out of range of the keys that generated attention shares.
+class ContextAttention(GeneratedAttention):
+    """Logits decoded from a vector of the row's context: what `vae`, `diffusion` and `synthesizer` share.
 
-    Raises:
-        UserError: Names the key.
+    Args:
+        hidden_dim: Width D.
+        max_len: n.
+        num_heads: H.
+        dropout: Of the weights of the map.
+        context: What a row is generated from: prefix (causal), global (leaks) or last (one target a sequence).
+        allow_leak: Take `global` although the loss is at all positions.
+        columns: Cells by distance (relative) or by slot (absolute).
+        content: Add the content term: cells also by the item that stands there.
+        rank: Of the position logits, for long sequences; None is full.
     """
-    for name, kind, kinds in (("context", context, ContextKind), ("columns", columns, ColumnKind)):
-        if kind not in get_args(kinds):
-            raise UserError(f"attention.{name}={kind} is not one of {', '.join(get_args(kinds))}.")
-    if context == "global" and not allow_leak:
-        raise UserError(
-            "attention.context=global shows each position its own target in training, where the loss is at all "
-            "positions: use prefix, or last (one target a sequence), or say attention.allow_leak=true."
+
+    def __init__(
+        self,
+        *,
+        hidden_dim: int,
+        max_len: int,
+        num_heads: int,
+        dropout: float,
+        context: ContextKind,
+        allow_leak: bool,
+        columns: ColumnKind,
+        content: bool,
+        rank: int | None,
+    ) -> None:
+        super().__init__(hidden_dim=hidden_dim, max_len=max_len, num_heads=num_heads, dropout=dropout)
+        if context == "global" and not allow_leak:
+            raise SettingError(
+                "context=global shows each position its own target in training, where the loss is at all positions: "
+                "use prefix, or last (one target a sequence), or say allow_leak=true."
+            )
+        if context != "global" and allow_leak:
+            raise SettingError("allow_leak has no effect without context=global; set it to false.")
+        if rank is not None:
+            check_sizes(rank=rank)
+        self.context = Context(hidden_dim=hidden_dim, kind=context)
+        self.one_target = context == "last"
+        self.hidden_dim, self.max_len, self.columns, self.content, self.rank = (
+            hidden_dim,
+            max_len,
+            columns,
+            content,
+            rank,
         )
-    if context != "global" and allow_leak:
-        raise UserError("attention.allow_leak has no effect without attention.context=global; set it to false.")
-    if rank is not None:
-        check_sizes(rank=rank)
 
+    def logit_decoder(self, in_features: int, *, whole: bool) -> LogitDecoder:
+        """What makes logits of hidden vectors (b, R, in_features).
 
-def check_sizes(**sizes: int) -> None:
-    """Refuse sizes below 1.
-
-    Raises:
-        UserError: Names the key.
-    """
-    for name, value in sizes.items():
-        if value < 1:
-            raise UserError(f"attention.{name}={value} must be at least 1.")
-
-
-def check_weights(**weights: float) -> None:
-    """Refuse weights below 0.
-
-    Raises:
-        UserError: Names the key.
-    """
-    for name, value in weights.items():
-        if not value >= 0:  # nor NaN
-            raise UserError(f"attention.{name}={value} must not be negative.")
+        Args:
+            in_features: Size of a vector.
+            whole: One vector may decode all rows.
+        """
+        return LogitDecoder(
+            in_features=in_features,
+            hidden_dim=self.hidden_dim,
+            num_heads=self.num_heads,
+            max_len=self.max_len,
+            columns=self.columns,
+            content=self.content,
+            rank=self.rank,
+            whole=whole and self.context.kind != "prefix",
+        )

@@ -5,24 +5,16 @@ of the last L items, which is less at the mercy of a single item. Their outputs 
 """
 
 from functools import partial
+from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from seqgen.attention import (
-    Aux,
-    Branches,
-    SequenceMask,
-    check_heads,
-    check_probability,
-    dot_product_attention,
-    dot_product_weights,
-    glorot_linear,
-)
-from seqgen.errors import UserError
+from seqgen.attention import Branches, DotProductAttention, SequenceMask
+from seqgen.errors import SettingError, check_sizes
 
 
-def branches(*, window: int = 3, alpha: float = 0.5, num_heads: int = 1, dropout: float = 0.0) -> Branches:
+def branches(*, window: int, alpha: float, num_heads: int, dropout: float, out_proj: bool) -> Branches:
     """The short-query branch (window 1) with weight alpha, the long-query branch with its complement.
 
     Args:
@@ -30,24 +22,24 @@ def branches(*, window: int = 3, alpha: float = 0.5, num_heads: int = 1, dropout
         alpha: Weight of the short-query branch; 1 leaves only it, 0 only the long one.
         num_heads: Heads; must divide the model's width.
         dropout: Of the attention weights.
+        out_proj: Project the mixture.
+
+    Raises:
+        SettingError: A setting is out of its range.
     """
-    if window < 1:
-        raise UserError(f"attention.window={window} must be at least 1.")
+    check_sizes(window=window)
     if not 0.0 <= alpha <= 1.0:
-        raise UserError(f"attention.alpha={alpha} must lie in [0, 1].")
-    layer = partial(LQueryAttention, num_heads=num_heads, dropout=dropout)
+        raise SettingError(f"alpha={alpha} must lie in [0, 1].")
+    layer = partial(LQueryAttention, num_heads=num_heads, dropout=dropout, out_proj=out_proj)
     return [(alpha, partial(layer, window=1)), (1.0 - alpha, partial(layer, window=window))]
 
 
-class LQueryAttention(nn.Module):
+class LQueryAttention(DotProductAttention):
     """Softmax attention whose query is made from the mean of the last L rows of the block's input."""
 
-    def __init__(self, *, hidden_dim: int, max_len: int, window: int, num_heads: int, dropout: float) -> None:
-        super().__init__()
-        check_heads(num_heads, hidden_dim)
-        check_probability("attention.dropout", dropout)
-        self.window, self.num_heads, self.dropout = window, num_heads, dropout
-        self.query, self.key, self.value = (glorot_linear(hidden_dim, hidden_dim) for _ in range(3))
+    def __init__(self, *, window: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.window = window
 
     def source(self, x: Tensor, mask: SequenceMask) -> Tensor:
         """Mean over the rows t, t-1, ..., t-L+1 that exist: (b, l, D) -> (b, l, D)."""
@@ -58,13 +50,3 @@ class LQueryAttention(nn.Module):
             total = total + F.pad(x[:, :-shift], (0, 0, shift, 0))
         count = (mask.columns + 1).clamp(max=self.window)
         return total / count[:, None]
-
-    def forward(self, query: Tensor, context: Tensor, mask: SequenceMask, progress: float) -> tuple[Tensor, Aux]:
-        """Query (b, r, D), made from `source`, over context (b, l, D) -> (b, r, D), no auxiliary loss."""
-        dropout = self.dropout if self.training else 0.0
-        projected = self.query(query), self.key(context), self.value(context)
-        return dot_product_attention(*projected, mask, num_heads=self.num_heads, dropout=dropout), {}
-
-    def weights(self, query: Tensor, context: Tensor, mask: SequenceMask) -> Tensor:
-        """The map, (b, H, r, l)."""
-        return dot_product_weights(self.query(query), self.key(context), mask, num_heads=self.num_heads)

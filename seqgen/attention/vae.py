@@ -5,117 +5,61 @@
 That order is the paper's figure. Sizes, weights, warm-up, free bits and the content term are our inference.
 """
 
-from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from seqgen.attention import Aux, Branches, SequenceMask, glorot_linear
-from seqgen.attention.generation import (
-    ColumnKind,
-    ContextKind,
-    GeneratedAttention,
-    LogitDecoder,
-    check_generation,
-    check_sizes,
-    check_weights,
-)
-from seqgen.errors import UserError
+from seqgen.attention import Aux, Auxiliary, SequenceMask, glorot_linear
+from seqgen.attention.generation import ContextAttention
+from seqgen.errors import SettingError, check_sizes, check_weights
 from seqgen.numerics import full_precision, kl_to_standard_normal
 
 ACTIVE_VARIANCE = 0.01  # what of mu must vary for a latent dimension to be in use (Burda et al., ICLR 2016, 5.2)
 
 
-def branches(
-    *,
-    num_heads: int = 1,
-    dropout: float = 0.0,
-    context: ContextKind = "prefix",
-    allow_leak: bool = False,
-    columns: ColumnKind = "relative",
-    content: bool = True,
-    rank: int | None = None,
-    latent_dim: int = 32,
-    decoder_dim: int = 64,
-    kl_weight: float = 1e-3,
-    kl_warmup: float = 0.2,
-    free_bits: float = 0.0,
-) -> Branches:
-    """One branch of `VAEAttention`.
-
-    Args:
-        num_heads: Heads; must divide the model's width.
-        dropout: Of the attention weights.
-        context: What z is made from: prefix (causal), global (leaks) or last.
-        allow_leak: Take `global` although the loss is at all positions.
-        columns: Cells by distance (relative) or by slot (absolute).
-        content: Add the content term: cells also by the item that stands there.
-        rank: Of the position logits, for long sequences; None is full.
-        latent_dim: Size Z of z.
-        decoder_dim: Width of the shared decoder.
-        kl_weight: beta, weight of the KL divergence from the standard normal prior.
-        kl_warmup: Share of training over which that weight rises linearly from 0.
-        free_bits: Nats that each latent dimension has for nothing (Kingma et al., NeurIPS 2016, appendix C.8).
-    """
-    check_generation(context=context, allow_leak=allow_leak, columns=columns, rank=rank)
-    check_sizes(latent_dim=latent_dim, decoder_dim=decoder_dim)
-    check_weights(kl_weight=kl_weight, free_bits=free_bits)
-    if not 0.0 <= kl_warmup <= 1.0:
-        raise UserError(f"attention.kl_warmup={kl_warmup} must lie in [0, 1].")
-    if free_bits and not kl_weight:
-        raise UserError("attention.free_bits has no effect with attention.kl_weight=0; set it to 0.")
-    layer = partial(
-        VAEAttention,
-        num_heads=num_heads,
-        dropout=dropout,
-        context=context,
-        make_logits=partial(LogitDecoder, columns=columns, content=content, rank=rank, whole=context != "prefix"),
-        latent_dim=latent_dim,
-        decoder_dim=decoder_dim,
-    )
-    return [(1.0, partial(layer, kl_weight=kl_weight, kl_warmup=kl_warmup, free_bits=free_bits))]
-
-
-class VAEAttention(GeneratedAttention):
+class VAEAttention(ContextAttention):
     """Logits decoded from a latent that is drawn per row; z is its mean outside training, unless samples are asked for.
 
     Auxiliary, added over layers: `kl`, the divergence in nats, mean over rows, a dimension at least its free bits;
-    `active_units`, the number of latent dimensions whose mean varies over the rows (weight 0, only told), which falls
+    `active_units`, the number of latent dimensions whose mean varies over the rows (weight 0, only logged), which falls
     to 0 when the posterior collapses. Free bits and active units are taken over the rows of a group of the batch.
+
+    Args:
+        latent_dim: Size Z of z.
+        decoder_dim: Width of the shared decoder.
+        kl_weight: beta, weight of the KL divergence from the standard normal prior.
+        kl_warmup: Training steps over which that weight rises linearly from 0.
+        free_bits: Nats that each latent dimension has for nothing (Kingma et al., NeurIPS 2016, appendix C.8).
+        shared: Of `ContextAttention`.
     """
 
     def __init__(
-        self,
-        *,
-        hidden_dim: int,
-        max_len: int,
-        num_heads: int,
-        dropout: float,
-        context: ContextKind,
-        make_logits: Callable[..., LogitDecoder],
-        latent_dim: int,
-        decoder_dim: int,
-        kl_weight: float,
-        kl_warmup: float,
-        free_bits: float,
+        self, *, latent_dim: int, decoder_dim: int, kl_weight: float, kl_warmup: int, free_bits: float, **shared: Any
     ) -> None:
-        super().__init__(hidden_dim=hidden_dim, num_heads=num_heads, dropout=dropout, context=context)
+        super().__init__(**shared)
+        check_sizes(latent_dim=latent_dim, decoder_dim=decoder_dim)
+        check_weights(kl_weight=kl_weight, free_bits=free_bits)
+        if kl_warmup < 0:
+            raise SettingError(f"kl_warmup={kl_warmup} must not be negative.")
+        if free_bits and not kl_weight:
+            raise SettingError("free_bits has no effect with kl_weight=0; set it to 0.")
         self.kl_weight, self.kl_warmup, self.free_bits = kl_weight, kl_warmup, free_bits
         self.noise_shape = (latent_dim,)
-        self.mean, self.log_variance = (glorot_linear(hidden_dim, latent_dim) for _ in range(2))
+        self.mean, self.log_variance = (glorot_linear(self.hidden_dim, latent_dim) for _ in range(2))
         decoder = [glorot_linear(latent_dim, decoder_dim), nn.GELU(), glorot_linear(decoder_dim, decoder_dim)]
         self.shared_decoder = nn.Sequential(*decoder, nn.GELU())
-        self.logits = make_logits(in_features=decoder_dim, hidden_dim=hidden_dim, num_heads=num_heads, max_len=max_len)
+        self.logits = self.logit_decoder(decoder_dim, whole=True)
 
-    def generate(self, query: Tensor, context: Tensor, mask: SequenceMask, progress: float) -> tuple[Tensor, Aux]:
+    def generate(self, query: Tensor, context: Tensor, mask: SequenceMask) -> tuple[Tensor, Aux]:
         """Logits (b, H, r, l); the auxiliary losses in training."""
         hidden = self.context(query, context, mask)
         mean, log_variance = self.posterior(hidden)
-        latent, aux = mean, {}
+        latent = mean
+        aux: Aux = {}
         if self.training:
             latent = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)  # (b, R, Z)
-            aux = self._auxiliary(mean, log_variance, mask, progress)
+            aux = self._auxiliary(mean, log_variance, mask)
         elif self.samples:
             latent = mean + torch.exp(0.5 * log_variance) * self.shared_noise(len(mean))[:, None]
         decoded = self.shared_decoder(latent.to(hidden.dtype))
@@ -125,15 +69,14 @@ class VAEAttention(GeneratedAttention):
         """Mean of z and the logarithm of its variance, (b, R, Z), in 32 bits under mixed precision."""
         return full_precision(self.mean(hidden)), full_precision(self.log_variance(hidden)).clamp(-8.0, 4.0)
 
-    def _auxiliary(self, mean: Tensor, log_variance: Tensor, mask: SequenceMask, progress: float) -> Aux:
+    def _auxiliary(self, mean: Tensor, log_variance: Tensor, mask: SequenceMask) -> Aux:
         one_a_row = mean.shape[1] == mask.query_valid.shape[1]
         valid = mask.query_valid[..., None] if one_a_row else torch.ones_like(mean[..., :1], dtype=torch.bool)
         count = valid.sum()
         by_dimension = (kl_to_standard_normal(mean, log_variance) * valid).sum((0, 1)) / count  # (Z,)
-        warm = min(1.0, progress / self.kl_warmup) if self.kl_warmup else 1.0
         with torch.no_grad():
             center = (mean * valid).sum((0, 1)) / count
             variance = ((mean - center).square() * valid).sum((0, 1)) / count
             active = (variance > ACTIVE_VARIANCE).sum().to(mean.dtype)
         kl = by_dimension.clamp(min=self.free_bits).sum()
-        return {"kl": (kl, warm * self.kl_weight), "active_units": (active, 0.0)}
+        return {"kl": Auxiliary(kl, self.kl_weight, self.kl_warmup), "active_units": Auxiliary(active, 0.0)}

@@ -6,12 +6,13 @@ A row of n items has a span, or a set, of floor(ratio * n) items, at least one. 
 generator of the device, so it is a step's own under the run's seed.
 """
 
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Kind = Literal["crop", "mask", "reorder"]
+from seqgen.errors import SettingError
 
 
 class View(NamedTuple):
@@ -31,17 +32,45 @@ class View(NamedTuple):
     causal: Tensor
 
 
-def mixed(items: Tensor, lengths: Tensor, ratios: dict[Kind, float], token: int) -> View:
-    """A view of each row, of a kind drawn among those that have a ratio."""
-    made = {
-        "crop": lambda ratio: crop(items, lengths, ratio),
-        "mask": lambda ratio: mask(items, lengths, ratio, token),
-        "reorder": lambda ratio: reorder(items, lengths, ratio),
-    }
-    views = [made[kind](ratio) for kind, ratio in ratios.items()]
-    row = torch.arange(len(items), device=items.device)
-    kind = torch.randint(len(views), (len(items),), device=items.device)
-    return View(*(torch.stack(parts)[kind, row] for parts in zip(*views, strict=True)))
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """Augmented views, one of a row, of a kind drawn among those whose ratio is above 0.
+
+    Args:
+        crop: Share of a row that is kept.
+        mask: Share of a row that is masked.
+        reorder: Share of a row that is shuffled.
+
+    Raises:
+        SettingError: A ratio is outside [0, 1].
+    """
+
+    crop: float
+    mask: float
+    reorder: float
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name, ratio in vars(self).items():
+            if not 0 <= ratio <= 1:
+                raise SettingError(f"{name}={ratio} must lie in [0, 1]; 0 leaves this kind of view out.")
+
+    def __bool__(self) -> bool:
+        """Whether there is a kind to draw."""
+        return any(vars(self).values())
+
+    def __call__(self, items: Tensor, lengths: Tensor, token: int) -> View:
+        """A view of each row, (b, l); `token` is the id of what is masked."""
+        views = []
+        if self.crop:
+            views.append(crop(items, lengths, self.crop))
+        if self.mask:
+            views.append(mask(items, lengths, self.mask, token))
+        if self.reorder:
+            views.append(reorder(items, lengths, self.reorder))
+        row = torch.arange(len(items), device=items.device)
+        kind = torch.randint(len(views), (len(items),), device=items.device)
+        return View(*(torch.stack(parts)[kind, row] for parts in zip(*views, strict=True)))
 
 
 def crop(items: Tensor, lengths: Tensor, ratio: float) -> View:

@@ -24,12 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqgen.attention import SequenceMask
+from seqgen.attention import Attention, SequenceMask
 from seqgen.attention.vae import ACTIVE_VARIANCE, VAEAttention
 from seqgen.data.sequences import SequenceBatch, evaluation_batch
 from seqgen.diagnosis import TrainedRun
 from seqgen.errors import UserError
-from seqgen.model.base import SequentialRecommender
+from seqgen.layers import Block
+from seqgen.model.encoded import EncodedRecommender
 from seqgen.numerics import kl_to_standard_normal
 
 DRAWS = 16  # of the noise, for the spread
@@ -53,7 +54,7 @@ class Layer:
     """
 
     name: str
-    attention: nn.Module
+    attention: Attention
     query: Tensor
     context: Tensor
     mask: SequenceMask
@@ -61,34 +62,36 @@ class Layer:
     def weights(self) -> Tensor:
         """The map, (b, H, l, l)."""
         with torch.no_grad():
-            weights: Tensor = self.attention.weights(self.query, self.context, self.mask)  # type: ignore[operator]
-        return weights.detach()
+            return self.attention.weights(self.query, self.context, self.mask).detach()
 
 
-def has_attention(model: SequentialRecommender) -> bool:
-    """Whether the model has an encoder of attention blocks."""
-    return hasattr(model, "encoder")
+def encoded(trained: TrainedRun, **inference: Any) -> EncodedRecommender:
+    """The trained model, which has an encoder, under these settings of inference."""
+    model = trained.model(**inference)
+    assert isinstance(model, EncodedRecommender)
+    return model
 
 
 def draws(trained: TrainedRun) -> bool:
-    """Whether the attention draws noise and the model can be told how often: `model.inference.temperature`."""
-    modules = trained.model().modules()
-    drawing = any(getattr(module, "noise_shape", None) is not None for module in modules)
-    return drawing and "temperature" in trained.config.model.get("inference", {})
+    """Whether the attention draws noise."""
+    return encoded(trained).encoder.draws
 
 
-def observe(model: SequentialRecommender, batch: SequenceBatch) -> list[list[Layer]]:
+def observe(model: EncodedRecommender, batch: SequenceBatch) -> list[list[Layer]]:
     """The attentions of each group of a batch, with what they were given."""
     seen: list[Layer] = []
     hooks = []
-    stacks: Any = model.encoder.stacks  # type: ignore[union-attr]
+    stacks = model.encoder.stacks
     for branch, stack in enumerate(stacks, start=1):
+        assert isinstance(stack, nn.ModuleList)
         for depth, block in enumerate(stack, start=1):
             name = f"layer {depth}" if len(stacks) == 1 else f"branch {branch}, layer {depth}"
 
             def keep(attention: nn.Module, given: tuple[Any, ...], name: str = name) -> None:
-                seen.append(Layer(name, attention, *given[:3]))
+                assert isinstance(attention, Attention)
+                seen.append(Layer(name, attention, *given))
 
+            assert isinstance(block, Block)
             hooks.append(block.attention.register_forward_pre_hook(keep))
     groups = []
     try:
@@ -137,7 +140,7 @@ def maps_of_user(trained: TrainedRun, user: Any) -> dict[str, Any]:
     """The user's id, the items of its test history by name, and the map of each layer, (H, l, l) in lists."""
     catalog = trained.data.catalog
     batch = batch_of(trained, cases_of_user(trained, user))
-    model = trained.model(**DETERMINISTIC) if draws(trained) else trained.model()
+    model = encoded(trained, **DETERMINISTIC if draws(trained) else {})
     items = batch.groups[0].items[0].tolist()
     names = [str(catalog.item_ids[item - 1]) for item in items]
     if catalog.titles is not None:
@@ -159,8 +162,8 @@ def measure(trained: TrainedRun, *, cases: int) -> list[dict[str, Any]]:
     total = len(trained.data.split.test)
     index = torch.linspace(0, total - 1, min(cases, total), dtype=torch.float64).round().long()
     drawing = draws(trained)
-    model = trained.model(**DETERMINISTIC) if drawing else trained.model()
-    sampled = trained.model(samples=DRAWS, temperature=1.0) if drawing else None
+    model = encoded(trained, **DETERMINISTIC if drawing else {})
+    sampled = encoded(trained, samples=DRAWS, temperature=1.0) if drawing else None
     layers: dict[str, _Sums] = {}
     for part in index.split(CASES_AT_ONCE):
         batch = batch_of(trained, part)

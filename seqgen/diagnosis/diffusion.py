@@ -61,7 +61,7 @@ def _accuracy_by_inference(trained: TrainedRun, model: CDDRec) -> list[dict[str,
     last = model.diffusion.num_steps
     steps = sorted({1, *(2**k for k in range(1, 10) if 2**k < last), last})
     settings = [{"steps": count, "samples": 0, "noise": False} for count in steps]
-    if last > 1 or model.condition_on_x_t:  # a single direct step has no noise
+    if last > 1 or model.chain:  # a single direct step has no noise
         settings += [{"steps": 1, "samples": count, "noise": True} for count in (1, 10)]
     return [inference | trained.validate(**inference, temperature=1.0) for inference in settings]
 

@@ -3,8 +3,9 @@
 B rows of a batch, N targets, b rows and l columns of a group, D width, I items
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as L
 import torch
@@ -12,10 +13,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from seqgen.attention import Aux
+from seqgen.attention import Aux, Auxiliary, added
 from seqgen.checkpoint import flatten
 from seqgen.data.catalog import Catalog
-from seqgen.data.sequences import SequenceBatch, one_target
+from seqgen.data.sequences import Group, SequenceBatch
 from seqgen.errors import UserError, argument
 from seqgen.metrics import RankingMetrics, target_ranks, top_items
 from seqgen.numerics import full_precision
@@ -60,7 +61,6 @@ class SequentialRecommender(L.LightningModule):
         self.config: dict[str, Any] = {}  # the run's composed configuration, kept in checkpoints
         self.evaluated: dict[str, float] = {}  # the newest metrics in full precision
         self.ranked: list[dict[str, Tensor]] = []  # case, rank and top of every tested row
-        self.num_steps: float | None = None
 
     # What a model gives.
 
@@ -86,26 +86,25 @@ class SequentialRecommender(L.LightningModule):
     # What the base does with it.
 
     def recommendation(self, batch: SequenceBatch) -> Aux:
-        """The next-item loss at every real position, and the layers' auxiliary losses: name -> (value, weight)."""
+        """The next-item loss at every real position, and the layers' auxiliary losses."""
         assert self.loss_function is not None
-        hidden: list[Tensor] = []
-        parts: Aux = {}
-        for group in batch.groups:
-            states, aux = self.encode(group.items, group.lengths)
-            hidden.append(states.flatten(0, 1)[group.flat_index])
-            share = len(group.flat_index) / batch.normalizer
-            for name, (value, weight) in aux.items():
-                parts[name] = (share * value + (parts[name][0] if name in parts else 0.0), weight)
-        states = torch.cat(hidden)  # (N, D)
-        with argument("loss"):
-            value = self.loss_function(states, self.item_vectors, batch.targets, batch)
-        return {"recommendation": (value, 1.0), **parts}
 
-    @staticmethod
-    def weighted(parts: Aux) -> dict[str, Tensor]:
-        """Raw values of the parts, and `total`, the sum of weight x value."""
-        total = torch.stack([weight * value for value, weight in parts.values()]).sum()
-        return {"total": total, **{name: value for name, (value, _) in parts.items()}}
+        def of_group(group: Group, start: int) -> tuple[Tensor, Aux]:
+            states, aux = self.encode(group.items, group.lengths)
+            return states.flatten(0, 1)[group.flat_index], aux
+
+        states, parts = of_groups(batch, of_group)
+        with argument("loss"):
+            value = self.loss_function(torch.cat(states), self.item_vectors, batch.targets, batch)
+        return {"recommendation": Auxiliary(value, 1.0), **parts}
+
+    def weighted(self, parts: Aux) -> dict[str, Tensor]:
+        """Raw values of the parts, and `total`, the sum of weight x value; warm-ups are over outside a fit."""
+        step = self.global_step if self._trainer is not None else math.inf
+        total = torch.stack(
+            [weight * (min(1.0, step / warmup) if warmup else 1.0) * value for value, weight, warmup in parts.values()]
+        ).sum()
+        return {"total": total, **{name: part.value for name, part in parts.items()}}
 
     def user_state(self, batch: SequenceBatch) -> Tensor:
         """Hidden state at the newest position of each row, (B, D)."""
@@ -125,30 +124,25 @@ class SequentialRecommender(L.LightningModule):
         return scores
 
     def trained_on(self, batch: SequenceBatch) -> SequenceBatch:
-        """A training batch as the objective takes it: cut to one target a sequence where the attention asks for it."""
-        return one_target(batch) if getattr(getattr(self, "encoder", None), "one_target", False) else batch
-
-    @property
-    def progress(self) -> float:
-        """Share of training done, 0 to 1; 1 outside a fit."""
-        return min(1.0, self.global_step / self.num_steps) if self.num_steps else 1.0
+        """A training batch as the objective takes it."""
+        return batch
 
     def compile_network(self) -> None:
-        """Compile the encoder in place, which keeps the names in a checkpoint.
+        """Compile the parts of the network in place, which keeps the names in a checkpoint.
 
         Raises:
             UserError: The model has no network.
         """
-        encoder = getattr(self, "encoder", None)
-        if encoder is None:
+        tables = (torch.nn.Embedding, torch.nn.ParameterList, torch.nn.ParameterDict)  # nothing to compile
+        parts = [
+            part for part in self.children() if any(True for _ in part.parameters()) and not isinstance(part, tables)
+        ]
+        if not parts:
             raise UserError(f"compile=true has no effect: {type(self).__name__} has no network; set compile=false.")
-        encoder.compile(dynamic=True)
+        for part in parts:
+            part.compile(dynamic=True)
 
     # Lightning's hooks.
-
-    def on_fit_start(self) -> None:
-        """Learn how long training is, for warm-ups."""
-        self.num_steps = float(self.trainer.estimated_stepping_batches)
 
     def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
         """One step of the objective."""
@@ -239,6 +233,30 @@ class SequentialRecommender(L.LightningModule):
                 + _differences(kept["config"], self.config)
                 + "; build the same network."
             )
+
+
+R = TypeVar("R")
+
+
+def of_groups(batch: SequenceBatch, of_group: Callable[[Group, int], tuple[R, Aux]]) -> tuple[list[R], Aux]:
+    """What is made of each group of a training batch, and the layers' auxiliary losses.
+
+    Args:
+        batch: The batch.
+        of_group: Takes a group and the number of its first target within the batch.
+
+    Returns:
+        What it made, group by group; the means of the auxiliary losses over the targets of the whole batch.
+    """
+    made: list[R] = []
+    parts: Aux = {}
+    start = 0
+    for group in batch.groups:
+        one, aux = of_group(group, start)
+        made.append(one)
+        start += len(group.flat_index)
+        parts = added(parts, aux, len(group.flat_index) / batch.normalizer)
+    return made, parts
 
 
 def _name(model: SequentialRecommender) -> str:

@@ -15,46 +15,35 @@ training items of a user give transitions; the distillation is a mean over all i
 Changed: the padding class is no class of the softmax (its logit is the constant 0, one among all items); positions
 count from the newest item, and a training window holds `max_len` inputs where the reference has `max_len` - 1; the
 distillation is computed once per distinct item of a batch and weighted by its count, so that a repeated item has one
-dropout mask instead of one per occurrence. The L2 term of the paper is `optimizer.weight_decay`.
+dropout mask instead of one per occurrence. The L2 term of the paper is `optimizer=adam_l2`.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqgen.attention import Aux, Branches
+from seqgen.attention import Auxiliary
 from seqgen.data.catalog import Catalog
 from seqgen.data.ragged import count_transitions, ragged
 from seqgen.data.sequences import SequenceBatch
-from seqgen.errors import UserError
-from seqgen.layers import Activation, Encoder, Inference, Norm, SequenceEmbedding
-from seqgen.model.base import Loss, MakeOptimizer, MakeScheduler, SequentialRecommender
+from seqgen.errors import check_positive, check_sizes, check_weights
+from seqgen.model.encoded import EncodedRecommender
 from seqgen.numerics import full_precision, weighted_logsumexp
 
 
-class MQSATED(SequentialRecommender):
+class MQSATED(EncodedRecommender):
     """SASRec's network with distillation of item transitions into the item embedding.
 
     Args:
         catalog: The items, and the training sequences whose transitions are the teacher.
         max_len: Number of newest items read, and of newest training items that give transitions.
-        attention: The mechanism, as branches; the paper's is `multi_query`.
-        hidden_dim: Width D.
-        num_layers: Blocks per branch.
-        ffn_dim: Inner width of the feed-forward network.
-        activation: relu, gelu or silu.
-        norm: Placement of the normalisations: query (the paper's code), post or pre.
         dropout: Of the embedding, inside the feed-forward network, and of the student's embedding.
-        distill_weight: Weight of the distillation; 0 leaves MQSA alone.
+        distill_weight: lambda, weight of the distillation; 0 leaves MQSA alone.
         temperature: tau of teacher and student.
         time_span: Largest distance of two items that counts as a transition.
-        inference: How generated attention predicts.
-        loss: The objective at the sequence positions.
-        optimizer: Makes the optimiser.
-        scheduler: Makes the learning-rate schedule.
-        metrics_k: List lengths of the metrics.
+        settings: Of `EncodedRecommender`.
     """
 
     teacher_offsets: Tensor
@@ -67,62 +56,26 @@ class MQSATED(SequentialRecommender):
         *,
         catalog: Catalog,
         max_len: int,
-        attention: Branches,
-        hidden_dim: int,
-        num_layers: int,
-        ffn_dim: int,
-        activation: Activation,
-        norm: Norm,
         dropout: float,
         distill_weight: float,
         temperature: float,
         time_span: int,
-        inference: Inference,
-        loss: Loss,
-        optimizer: MakeOptimizer,
-        scheduler: MakeScheduler | None,
-        metrics_k: Sequence[int],
+        **settings: Any,
     ) -> None:
-        super().__init__(catalog=catalog, metrics_k=metrics_k, loss=loss, optimizer=optimizer, scheduler=scheduler)
-        if not temperature > 0:
-            raise UserError(f"model.temperature={temperature} must be above 0.")
-        if time_span < 1:
-            raise UserError(f"model.time_span={time_span} must be at least 1.")
-        if not distill_weight >= 0:
-            raise UserError(f"model.distill_weight={distill_weight} must not be negative.")
-        self.encoder = Encoder(
-            attention,
-            hidden_dim=hidden_dim,
-            num_layers=num_layers,
-            ffn_dim=ffn_dim,
-            activation=activation,
-            norm=norm,
-            dropout=dropout,
-            max_len=max_len,
-            inference=inference,
-        )
-        self.embedding = SequenceEmbedding(
-            num_items=catalog.num_items, hidden_dim=hidden_dim, max_len=max_len, dropout=dropout
-        )
+        super().__init__(catalog=catalog, max_len=max_len, dropout=dropout, **settings)
+        check_positive(temperature=temperature)
+        check_sizes(time_span=time_span)
+        check_weights(distill_weight=distill_weight)
         self.distill_weight, self.temperature, self.dropout = distill_weight, temperature, dropout
         if distill_weight > 0:
             for name, value in teacher(catalog, temperature=temperature, time_span=time_span, last=max_len).items():
                 self.register_buffer(f"teacher_{name}", value, persistent=False)
 
-    def encode(self, items: Tensor, lengths: Tensor, *, last_only: bool = False) -> tuple[Tensor, Aux]:
-        """Items (b, l), lengths (b,) -> (b, l, D) or (b, D)."""
-        return self.encoder(self.embedding(items, lengths - 1), lengths, last_only=last_only, progress=self.progress)
-
-    @property
-    def item_vectors(self) -> Tensor:
-        """The item embedding, (I + 1, D)."""
-        return self.embedding.item.weight
-
     def loss(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Next-item loss, auxiliary losses of the attention, and `distillation`."""
         parts = self.recommendation(batch)
         if self.distill_weight > 0:
-            parts["distillation"] = (self.distillation(batch), self.distill_weight)
+            parts["distillation"] = Auxiliary(self.distillation(batch), self.distill_weight)
         return self.weighted(parts)
 
     def distillation(self, batch: SequenceBatch) -> Tensor:

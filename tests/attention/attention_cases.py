@@ -1,25 +1,24 @@
 """Layers small enough to work out by hand, and the formulas of generated attention, cell by cell."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from conftest import mechanism
 from torch import Tensor, nn
 
-from seqgen.attention import Branches, SequenceMask
+from seqgen.attention import SequenceMask
 from seqgen.attention.generation import LOGIT_BOUND, Context, GeneratedAttention, LogitDecoder
 
 MAX_LEN, WIDTH, HEADS, LENGTHS, NUM_COLUMNS = 7, 4, 2, torch.tensor([5, 2, 3, 1]), 5
 CONTEXTS = ({"context": "prefix"}, {"context": "global", "allow_leak": True}, {"context": "last"})
 
 
-def make_layer(branches: Callable[..., Branches], **settings: Any) -> Any:
-    """With no parameter near its starting value."""
+def make_layer(name: str, **settings: Any) -> Any:
+    """What `attention=name` builds, with no parameter near its starting value."""
     torch.manual_seed(0)
-    [(weight, make)] = branches(num_heads=HEADS, **settings)
-    assert weight == 1.0
-    layer = make(hidden_dim=WIDTH, max_len=MAX_LEN)
+    layer = mechanism(name, **{"num_heads": HEADS} | settings)(hidden_dim=WIDTH, max_len=MAX_LEN)
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
     return layer.double()

@@ -1,6 +1,5 @@
 """Diffusion attention: the reverse process and the losses, row by row, from the layer's own weights."""
 
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -22,19 +21,21 @@ from attention_cases import (
     plain_output,
     real_rows,
 )
+from conftest import mechanism
 from torch import Tensor
 
 from seqgen.attention import SequenceMask
-from seqgen.attention.diffusion import TEACHER_SHARE, DiffusionAttention, branches
+from seqgen.attention.diffusion import TEACHER_SHARE, DiffusionAttention
 from seqgen.diffusion import schedules
-from seqgen.errors import UserError
+from seqgen.errors import SettingError
 
 STEPS = 8
 
 
 def make(**settings: Any) -> DiffusionAttention:
     schedule = settings.pop("schedule", None) or schedules.cosine(steps=STEPS)
-    layer: DiffusionAttention = make_layer(partial(branches, schedule=schedule), denoiser_dim=6, **settings)
+    given = {"schedule": schedule, "denoiser_dim": 6, "reverse_steps": 2}
+    layer: DiffusionAttention = make_layer("diffusion", **given | settings)
     return layer
 
 
@@ -95,14 +96,14 @@ def test_the_reverse_process_from_0(
 ) -> None:
     layer = make(columns=columns, reverse_steps=reverse_steps, **context_kind, **settings).eval()
     query, context, mask = drawn_input(last=last)
-    hidden, aux = layer(query, context, mask, 1.0)
+    hidden, aux = layer(query, context, mask)
     assert aux == {}
     for b, row, position, length in real_rows(mask):
         start = torch.zeros(HEADS, position + 1, dtype=torch.float64)
         given = query[b, row], context[b, :length], position
         logits = generated(layer, start, *given, ends)
         torch.testing.assert_close(hidden[b, row], plain_output(layer, logits, context[b, :length]))
-    assert torch.equal(layer(query, context, mask, 1.0)[0], hidden)
+    assert torch.equal(layer(query, context, mask)[0], hidden)
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -113,7 +114,7 @@ def test_the_reverse_process_from_given_noise(columns: str, last: bool) -> None:
     layer.sample(1, 1.5, torch.Generator().manual_seed(2))
     layer.double()
     query, context, mask = drawn_input(last=last)
-    hidden, _ = layer(query, context, mask, 1.0)
+    hidden, _ = layer(query, context, mask)
     for b, row, position, length in real_rows(mask):
         cells = [place(columns, length, position, column) for column in range(position + 1)]
         start = layer.noise[0, :, 0, cells]
@@ -131,7 +132,7 @@ def test_training_draws_a_map_and_holds_the_denoiser_to_the_forward_process(
     query, context, mask = drawn_input(last=last)
     shape = (len(LENGTHS), HEADS, query.shape[1], NUM_COLUMNS)
     torch.manual_seed(4)
-    hidden, aux = layer(query, context, mask, 0.5)
+    hidden, aux = layer(query, context, mask)
     torch.manual_seed(4)
     start = torch.randn(shape, dtype=torch.float64)
     attends = [False] * len(LENGTHS)
@@ -151,7 +152,7 @@ def test_training_draws_a_map_and_holds_the_denoiser_to_the_forward_process(
         squares.append(own**2)
         expected = plain_output(layer, taught if attends[b] else own, context[b, :length])
         torch.testing.assert_close(hidden[b, row], expected)
-    assert {name: weight for name, (_, weight) in aux.items()} == {"diffusion": 0.3, "logit_variance": 0.0}
+    assert {name: one.weight for name, one in aux.items()} == {"diffusion": 0.3, "logit_variance": 0.0}
     torch.testing.assert_close(aux["diffusion"][0], mean_over_rows(errors))
     torch.testing.assert_close(aux["logit_variance"][0], mean_over_rows(squares))
     assert not aux["logit_variance"][0].requires_grad
@@ -178,7 +179,7 @@ def test_no_gradient_reaches_the_clean_map(clean_map: str, monkeypatch: pytest.M
         return clean.detach().requires_grad_() if len(calls) == 3 else clean  # after two reverse steps
 
     monkeypatch.setattr(layer, "denoise", denoise)
-    _, aux = layer(query, context, mask, 1.0)
+    _, aux = layer(query, context, mask)
     assert len(calls) == 3
     noisy = calls[2][0]
     assert not noisy.requires_grad
@@ -195,11 +196,11 @@ def test_the_teacher_attends_in_half_of_the_sequences_of_training_only() -> None
     mask = SequenceMask(torch.full((2000,), 5), 5)
     uniform = torch.ones(5, 5, dtype=torch.float64).tril() / torch.arange(1.0, 6.0)[:, None]
     expected = layer.out(uniform @ layer.value(x[0]))
-    attends = torch.isclose(layer(x, x, mask, 1.0)[0], expected).all(-1)
+    attends = torch.isclose(layer(x, x, mask)[0], expected).all(-1)
     assert attends[:, 0].all()  # one cell: every map is the same
     assert torch.equal(attends[:, 1:].any(1), attends[:, 1:].all(1))
     assert attends[:, 1].double().mean().item() == pytest.approx(TEACHER_SHARE, abs=0.05)
-    assert not torch.isclose(layer.eval()(x, x, mask, 1.0)[0], expected).all(-1)[:, 1:].any()
+    assert not torch.isclose(layer.eval()(x, x, mask)[0], expected).all(-1)[:, 1:].any()
 
 
 def test_the_teacher_learns_from_the_recommendation_alone() -> None:
@@ -207,7 +208,7 @@ def test_the_teacher_learns_from_the_recommendation_alone() -> None:
     query, context, mask = drawn_input(last=False)
     weights = [layer.teacher_query.weight, layer.teacher_key.weight, layer.teacher_query.bias, layer.teacher_key.bias]
     torch.manual_seed(4)
-    hidden, aux = layer(query, context, mask, 1.0)
+    hidden, aux = layer(query, context, mask)
     assert all(gradient.any() for gradient in torch.autograd.grad(hidden.square().sum(), weights, retain_graph=True))
     left = torch.autograd.grad(aux["diffusion"][0], weights, allow_unused=True)
     assert all(gradient is None for gradient in left)
@@ -217,7 +218,7 @@ def test_the_teacher_learns_from_the_recommendation_alone() -> None:
 def test_without_a_weight_there_is_no_diffusion_loss() -> None:
     layer = make(diffusion_weight=0.0).train()
     query, context, mask = drawn_input(last=False)
-    assert list(layer(query, context, mask, 1.0)[1]) == ["logit_variance"]
+    assert list(layer(query, context, mask)[1]) == ["logit_variance"]
 
 
 @pytest.mark.parametrize("samples", [0, 2])
@@ -237,7 +238,7 @@ def test_cells_that_are_not_allowed_hold_0_at_every_step(
         return DiffusionAttention.denoise(layer, state, *given)
 
     monkeypatch.setattr(layer, "denoise", denoise)
-    layer(query, context, mask, 1.0)
+    layer(query, context, mask)
     assert len(states) == (5 if training else 4)
     for state in states:
         assert not state[~mask.allowed.expand_as(state)].any()
@@ -254,7 +255,7 @@ def test_the_diffusion_loss_draws_all_steps(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(layer, "denoise", denoise)
     x = torch.randn(400, 1, WIDTH, dtype=torch.float64)
-    layer(x, x, SequenceMask(torch.ones(400, dtype=torch.long), 1), 1.0)
+    layer(x, x, SequenceMask(torch.ones(400, dtype=torch.long), 1))
     assert seen == [[8], [4], list(range(1, STEPS + 1))]
 
 
@@ -265,12 +266,12 @@ def test_grouping_changes_no_auxiliary_loss(clean_map: str, monkeypatch: pytest.
     monkeypatch.setattr(torch, "randn", torch.zeros)
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     monkeypatch.setattr(torch, "randint", lambda low, high, shape, device: torch.full(shape, 3))
-    _, whole = layer(query, context, mask, 1.0)
-    for name, (value, _) in whole.items():
+    _, whole = layer(query, context, mask)
+    for name, (value, *_) in whole.items():
         by_group = 0.0
         for rows, columns in (([0], 5), ([1, 3], 2), ([2], 3)):
             lengths = LENGTHS[rows]
-            part = layer(query[rows, :columns], context[rows, :columns], SequenceMask(lengths, columns), 1.0)[1]
+            part = layer(query[rows, :columns], context[rows, :columns], SequenceMask(lengths, columns))[1]
             by_group = by_group + part[name][0] * lengths.sum() / LENGTHS.sum()
         torch.testing.assert_close(by_group, value)
 
@@ -281,38 +282,36 @@ def test_the_schedule_stays_in_64_bits() -> None:
     assert not any("alpha_bar" in key for key in layer.state_dict())
     x = torch.randn(4, 5, WIDTH, dtype=torch.bfloat16)
     for training in (True, False):
-        hidden, aux = layer.train(training)(x, x, SequenceMask(LENGTHS, 5), 1.0)
+        hidden, aux = layer.train(training)(x, x, SequenceMask(LENGTHS, 5))
         assert hidden.dtype == torch.bfloat16
-        assert all(value.dtype == torch.float32 and value.isfinite() for value, _ in aux.values())
+        assert all(value.dtype == torch.float32 and value.isfinite() for value, *_ in aux.values())
 
 
 def test_training_starts_near_uniform_attention() -> None:
     torch.manual_seed(0)
-    [(_, build)] = branches(schedule=schedules.cosine(steps=10))
-    layer = build(hidden_dim=16, max_len=20)
+    layer = mechanism("diffusion", schedule=schedules.cosine(steps=10))(hidden_dim=16, max_len=20)
     x = torch.randn(2, 20, 16)
     mask = SequenceMask(torch.tensor([20, 20]), 20)
     uniform = layer.out(layer.value(x).cumsum(dim=1) / torch.arange(1, 21)[:, None])
     for training in (True, False):
-        hidden, _ = layer.train(training)(x, x, mask, 1.0)
+        hidden, _ = layer.train(training)(x, x, mask)
         assert (hidden - uniform).abs().max() < 0.1 * uniform.abs().max()
 
 
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ({"reverse_steps": 9}, r"attention\.reverse_steps=9 is above attention\.schedule\.steps=8\."),
-        ({"reverse_steps": 0}, r"attention\.reverse_steps=0 must be at least 1\."),
-        ({"denoiser_dim": 0}, r"attention\.denoiser_dim=0 must be at least 1\."),
-        ({"diffusion_weight": -0.1}, r"attention\.diffusion_weight=-0\.1 must not be negative\."),
-        ({"clean_map": "zero"}, r"attention\.clean_map=zero is not one of uniform, own, teacher\."),
-        ({"clean_map": "uniform", "diffusion_weight": 0.0}, r"attention\.clean_map=uniform has no effect with"),
-        ({"clean_map": "teacher", "diffusion_weight": 0.0}, r"attention\.clean_map=teacher has no effect with"),
+        ({"reverse_steps": 9}, r"reverse_steps=9 is above schedule\.steps=8\."),
+        ({"reverse_steps": 0}, r"reverse_steps=0 must be at least 1\."),
+        ({"denoiser_dim": 0}, r"denoiser_dim=0 must be at least 1\."),
+        ({"diffusion_weight": -0.1}, r"diffusion_weight=-0\.1 must be a number of at least 0\."),
+        ({"clean_map": "uniform", "diffusion_weight": 0.0}, r"clean_map=uniform has no effect with"),
+        ({"clean_map": "teacher", "diffusion_weight": 0.0}, r"clean_map=teacher has no effect with"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, Any], told: str) -> None:
-    with pytest.raises(UserError, match=f"^{told}"):
-        branches(schedule=schedules.cosine(steps=STEPS), **setting)
+    with pytest.raises(SettingError, match=f"^{told}"):
+        make(**setting)
 
 
 @pytest.mark.parametrize("reverse_steps", [1, STEPS])

@@ -19,23 +19,22 @@ from attention_cases import (
     plain_logits,
     real_rows,
 )
+from conftest import mechanism
 from torch import Tensor, nn
 
-from seqgen.attention import SequenceMask, diffusion, synthesizer, vae
+from seqgen.attention import SequenceMask, diffusion, masked_softmax
 from seqgen.attention.generation import (
     LOGIT_BOUND,
     Context,
     LogitDecoder,
-    check_generation,
     from_columns,
-    masked_softmax,
     to_columns,
 )
 from seqgen.diffusion import schedules
-from seqgen.errors import UserError
-from seqgen.layers import Encoder
+from seqgen.errors import SettingError
+from seqgen.layers import Encoder, Inference
 
-diffused = partial(diffusion.branches, schedule=schedules.cosine(steps=6))
+diffused = partial(mechanism, "diffusion", schedule=schedules.cosine(steps=6))
 
 
 @pytest.mark.parametrize("one_for_all", [False, True])
@@ -104,16 +103,14 @@ def make_decoder(**settings: Any) -> LogitDecoder:
 
 
 @pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("one_for_all", [False, True])
-@pytest.mark.parametrize("whole", [False, True])
+# A whole map comes from one vector for all rows.
+@pytest.mark.parametrize(("whole", "one_for_all"), [(False, False), (False, True), (True, True)])
 @pytest.mark.parametrize("content", [False, True])
 @pytest.mark.parametrize("rank", [None, 2])
 @pytest.mark.parametrize("columns", ["relative", "absolute"])
 def test_logits_cell_by_cell(
     columns: Any, rank: int | None, content: bool, whole: bool, one_for_all: bool, last: bool
 ) -> None:
-    if whole and not one_for_all:
-        return  # a whole map comes from one vector
     decoder = make_decoder(columns=columns, content=content, rank=rank, whole=whole)
     _, context, mask = drawn_input(last=last)
     rows = 1 if one_for_all else mask.query_valid.shape[1]
@@ -150,9 +147,7 @@ def test_low_rank_has_fewer_parameters() -> None:
     assert size(True, 4) == 65 * 2 * (2 * 4 * 50)
     assert size(True, None) == 65 * 2 * 50**2
     for whole, rank in ((True, 25), (False, 50)):
-        with pytest.raises(
-            UserError, match=rf"attention\.rank={rank} saves nothing with data\.max_len=50; leave it null"
-        ):
+        with pytest.raises(SettingError, match=rf"^rank={rank} saves nothing with max_len=50; leave it null"):
             size(whole, rank)
 
 
@@ -169,29 +164,27 @@ def test_centered_rows_have_mean_0_and_the_same_softmax(last: bool) -> None:
     torch.testing.assert_close(masked_softmax(found, mask), masked_softmax(logits, mask))
 
 
-@pytest.mark.parametrize("branches", [vae.branches, diffused, synthesizer.branches])
+@pytest.mark.parametrize("name", ["vae", "diffusion", "synthesizer"])
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ({"context": "global"}, r"attention\.context=global shows each position its own target.*allow_leak=true"),
-        ({"allow_leak": True}, r"attention\.allow_leak has no effect without attention\.context=global"),
-        ({"allow_leak": True, "context": "last"}, r"attention\.allow_leak has no effect"),
-        ({"context": "mean"}, r"attention\.context=mean is not one of prefix, global, last\."),
-        ({"columns": "slots"}, r"attention\.columns=slots is not one of relative, absolute\."),
-        ({"rank": 0}, r"attention\.rank=0 must be at least 1\."),
-        ({"rank": -3}, r"attention\.rank=-3 must be at least 1\."),
+        ({"context": "global"}, r"context=global shows each position its own target.*allow_leak=true"),
+        ({"allow_leak": True}, r"allow_leak has no effect without context=global"),
+        ({"allow_leak": True, "context": "last"}, r"allow_leak has no effect"),
+        ({"rank": 0}, r"rank=0 must be at least 1\."),
+        ({"rank": -3}, r"rank=-3 must be at least 1\."),
     ],
 )
-def test_shared_settings_out_of_range_are_refused(branches: Any, setting: dict[str, Any], told: str) -> None:
-    with pytest.raises(UserError, match=f"^{told}"):
-        branches(**setting)
+def test_shared_settings_out_of_range_are_refused(name: str, setting: dict[str, Any], told: str) -> None:
+    with pytest.raises(SettingError, match=f"^{told}"):
+        make_layer(name, **setting)
 
 
 def test_a_leak_that_is_asked_for_is_no_error() -> None:
-    check_generation(context="global", allow_leak=True, columns="relative", rank=None)
+    make_layer("vae", context="global", allow_leak=True)
 
 
-DRAWING = {"vae": partial(vae.branches, latent_dim=3), "diffusion": diffused}
+DRAWING = {"vae": partial(mechanism, "vae", latent_dim=3), "diffusion": diffused}
 SHAPES = {"vae": (3,), "diffusion": (HEADS, 1, MAX_LEN)}
 
 
@@ -206,8 +199,9 @@ def make_encoder(name: str, samples: int, temperature: float = 1.0, **settings: 
         norm="post",
         dropout=0.0,
         max_len=MAX_LEN,
-        inference={"samples": samples, "temperature": temperature},
     )
+    # A temperature without samples is refused where a user sets it.
+    encoder.sample(Inference(samples=samples, temperature=temperature if samples else 1.0))
     generator = torch.Generator().manual_seed(1)
     for parameter in encoder.parameters():
         nn.init.normal_(parameter, generator=generator)
@@ -301,10 +295,10 @@ def test_context_last_asks_for_one_target(name: str) -> None:
 
 
 def test_values_are_mixed_by_the_map_and_projected() -> None:
-    layer = make_layer(synthesizer.branches).eval()
+    layer = make_layer("synthesizer").eval()
     query, context, mask = drawn_input(last=False)
     weights = layer.weights(query, context, mask)
     value = layer.value(context)
     for b, row, position, _ in real_rows(mask):
         mixed = [weights[b, h, row, : position + 1] @ value[b, : position + 1, 2 * h : 2 * h + 2] for h in range(HEADS)]
-        torch.testing.assert_close(layer(query, context, mask, 1.0)[0][b, row], layer.out(torch.cat(mixed)))
+        torch.testing.assert_close(layer(query, context, mask)[0][b, row], layer.out(torch.cat(mixed)))

@@ -4,10 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from attention_cases import HEADS, MAX_LEN, WIDTH, drawn_input, make_layer, real_rows
+from conftest import mechanism
 from torch import Tensor
 
 from seqgen.attention import SequenceMask
-from seqgen.attention.hstu import HSTUAttention, branches
+from seqgen.attention.hstu import HSTUAttention
 
 
 def silu(x: Tensor) -> Tensor:
@@ -30,17 +31,17 @@ def plain(layer: HSTUAttention, query: Tensor, context: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("last", [False, True])
 def test_pointwise_attention_with_a_bias_of_distance_and_a_gate(last: bool) -> None:
-    layer = make_layer(branches)
+    layer = make_layer("hstu")
     query, context, mask = drawn_input(last=last)
     with torch.no_grad():
-        hidden, aux = layer(query, context, mask, 1.0)
+        hidden, aux = layer(query, context, mask)
         assert aux == {}
         for b, row, position, _ in real_rows(mask):
             torch.testing.assert_close(hidden[b, row], plain(layer, query[b, row], context[b, : position + 1]))
 
 
 def test_a_stronger_preference_weighs_more_in_sum() -> None:
-    layer = make_layer(branches).eval()
+    layer = make_layer("hstu").eval()
     query, context, mask = drawn_input(last=True)
     twice = context.clone()
     with torch.no_grad():
@@ -54,19 +55,18 @@ def test_a_stronger_preference_weighs_more_in_sum() -> None:
 
 
 def test_the_bias_starts_at_0_and_every_distance_in_use_is_learned() -> None:
-    [(_, make)] = branches(num_heads=2)
-    layer = make(hidden_dim=WIDTH, max_len=MAX_LEN)
+    layer = mechanism("hstu", num_heads=2)(hidden_dim=WIDTH, max_len=MAX_LEN)
     assert not layer.bias.any()
     x = torch.randn(2, 5, WIDTH)
-    layer(x, x, SequenceMask(torch.tensor([5, 5]), 5), 1.0)[0].square().sum().backward()
+    layer(x, x, SequenceMask(torch.tensor([5, 5]), 5))[0].square().sum().backward()
     used = layer.bias.grad.abs().sum(0) > 0
     assert used.tolist() == [False, False, True, True, True, True, True]  # the farthest first
 
 
 def test_dropout_hits_the_weights_in_training_only() -> None:
-    layer = make_layer(branches, dropout=0.5)
+    layer = make_layer("hstu", dropout=0.5)
     query, context, mask = drawn_input(last=False)
-    first, second = (layer(query, context, mask, 1.0)[0] for _ in range(2))
+    first, second = (layer(query, context, mask)[0] for _ in range(2))
     assert not torch.isclose(first, second).all()
     layer.eval()
-    assert torch.equal(layer(query, context, mask, 1.0)[0], layer(query, context, mask, 1.0)[0])
+    assert torch.equal(layer(query, context, mask)[0], layer(query, context, mask)[0])

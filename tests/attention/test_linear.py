@@ -5,7 +5,6 @@ import torch
 from attention_cases import HEADS, NUM_COLUMNS, WIDTH, drawn_input, make_layer, real_rows
 
 from seqgen.attention import SequenceMask
-from seqgen.attention.linear import branches
 
 
 def phi(x: torch.Tensor) -> torch.Tensor:
@@ -14,9 +13,9 @@ def phi(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("last", [False, True])
 def test_weights_are_normalised_products_of_positive_features(last: bool) -> None:
-    layer = make_layer(branches)
+    layer = make_layer("linear")
     query, context, mask = drawn_input(last=last)
-    hidden, aux = layer(query, context, mask, 1.0)
+    hidden, aux = layer(query, context, mask)
     assert aux == {}
     for b, row, position, _ in real_rows(mask):
         q, k, v = layer.query(query[b, row]), layer.key(context[b]), layer.value(context[b])
@@ -29,9 +28,9 @@ def test_weights_are_normalised_products_of_positive_features(last: bool) -> Non
 
 def test_it_is_the_recurrence_of_the_paper() -> None:
     """S_i = S_{i-1} + phi(k_i) v_i^T,  z_i = z_{i-1} + phi(k_i)  (equations 18 to 20)."""
-    layer = make_layer(branches)
+    layer = make_layer("linear")
     query, context, mask = drawn_input(last=False)
-    hidden, _ = layer(query, context, mask, 1.0)
+    hidden, _ = layer(query, context, mask)
     q, k, v = (
         f(x[0]).unflatten(-1, (HEADS, -1))
         for f, x in zip((layer.query, layer.key, layer.value), (query, context, context), strict=True)
@@ -46,20 +45,20 @@ def test_it_is_the_recurrence_of_the_paper() -> None:
 
 
 def test_features_that_round_to_0_divide_by_no_0() -> None:
-    layer = make_layer(branches).float()
+    layer = make_layer("linear").float()
     for linear in (layer.query, layer.key):
         torch.nn.init.constant_(linear.bias, -60.0)
     x, mask = torch.randn(2, 5, WIDTH), SequenceMask(torch.tensor([5, 3]), 5)
-    hidden, _ = layer(x, x, mask, 1.0)
+    hidden, _ = layer(x, x, mask)
     assert not hidden.any()
     hidden.sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
 
 
 def test_dropout_hits_the_weights_in_training_only() -> None:
-    layer = make_layer(branches, dropout=0.5)
+    layer = make_layer("linear", dropout=0.5)
     torch.nn.init.zeros_(layer.value.weight)
     torch.nn.init.ones_(layer.value.bias)
     x, mask = torch.zeros(400, 1, WIDTH, dtype=torch.float64), SequenceMask(torch.ones(400, dtype=torch.long), 1)
-    assert set(layer(x, x, mask, 1.0)[0].unique().tolist()) == {0.0, 2.0}
-    torch.testing.assert_close(layer.eval()(x, x, mask, 1.0)[0], torch.ones_like(x))
+    assert set(layer(x, x, mask)[0].unique().tolist()) == {0.0, 2.0}
+    torch.testing.assert_close(layer.eval()(x, x, mask)[0], torch.ones_like(x))

@@ -7,9 +7,7 @@ import torch
 import torch.nn.functional as F
 from attention_cases import CONTEXTS, drawn_input, make_layer, plain_context, plain_logits, plain_output, real_rows
 
-from seqgen.attention import vae
-from seqgen.attention.synthesizer import branches
-from seqgen.errors import UserError
+from seqgen.errors import SettingError
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -18,9 +16,9 @@ from seqgen.errors import UserError
 def test_rows_are_decoded_from_their_context(
     context_kind: dict[str, Any], settings: dict[str, Any], last: bool
 ) -> None:
-    layer = make_layer(branches, latent_dim=3, decoder_dim=5, **context_kind, **settings)
+    layer = make_layer("synthesizer", latent_dim=3, decoder_dim=5, **context_kind, **settings)
     query, context, mask = drawn_input(last=last)
-    hidden, aux = layer(query, context, mask, 0.5)
+    hidden, aux = layer(query, context, mask)
     assert aux == {}
     narrow, first, _, second, _ = layer.shared_decoder
     assert (narrow.out_features, first.out_features, second.out_features) == (3, 5, 5)
@@ -34,8 +32,8 @@ def test_rows_are_decoded_from_their_context(
 @pytest.mark.parametrize("columns", ["relative", "absolute"])
 @pytest.mark.parametrize("context_kind", CONTEXTS, ids=lambda kind: kind["context"])
 def test_with_the_vaes_weights_it_is_the_vae_at_its_mean(context_kind: dict[str, Any], columns: str) -> None:
-    latent = make_layer(vae.branches, columns=columns, **context_kind).eval()
-    layer = make_layer(branches, columns=columns, **context_kind)
+    latent = make_layer("vae", columns=columns, **context_kind).eval()
+    layer = make_layer("synthesizer", columns=columns, **context_kind)
     decoder = {f"shared_decoder.{at}": f"shared_decoder.{at - 1}" for at in (1, 3)} | {"shared_decoder.0": "mean"}
     given = latent.state_dict()
     copied = {}
@@ -48,10 +46,10 @@ def test_with_the_vaes_weights_it_is_the_vae_at_its_mean(context_kind: dict[str,
     }
     for last in (False, True):
         query, context, mask = drawn_input(last=last)
-        torch.testing.assert_close(layer(query, context, mask, 1.0), latent(query, context, mask, 1.0))
+        torch.testing.assert_close(layer(query, context, mask), latent(query, context, mask))
 
 
 @pytest.mark.parametrize("name", ["latent_dim", "decoder_dim"])
 def test_sizes_below_1_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match=rf"^attention\.{name}=0 must be at least 1\."):
-        branches(**{name: 0})
+    with pytest.raises(SettingError, match=rf"^{name}=0 must be at least 1\."):
+        make_layer("synthesizer", **{name: 0})

@@ -5,15 +5,14 @@ import torch
 from attention_cases import WIDTH, drawn_input, make_layer, real_rows
 
 from seqgen.attention import SequenceMask
-from seqgen.attention.uniform import branches
-from seqgen.errors import UserError
+from seqgen.errors import SettingError
 
 
 @pytest.mark.parametrize("last", [False, True])
 def test_every_item_up_to_the_row_weighs_the_same(last: bool) -> None:
-    layer = make_layer(branches)
+    layer = make_layer("uniform")
     query, context, mask = drawn_input(last=last)
-    hidden, aux = layer(query, context, mask, 1.0)
+    hidden, aux = layer(query, context, mask)
     assert aux == {}
     for b, row, position, _ in real_rows(mask):
         mean = sum(layer.value(context[b, column]) for column in range(position + 1)) / (position + 1)
@@ -22,17 +21,17 @@ def test_every_item_up_to_the_row_weighs_the_same(last: bool) -> None:
 
 
 def test_dropout_hits_each_head_by_itself() -> None:
-    layer = make_layer(branches, dropout=0.5)
+    layer = make_layer("uniform", dropout=0.5)
     torch.nn.init.zeros_(layer.value.weight)
     torch.nn.init.ones_(layer.value.bias)
     layer.out = torch.nn.Identity()
     x = torch.zeros(400, 1, WIDTH, dtype=torch.float64)
-    hidden = layer(x, x, SequenceMask(torch.ones(400, dtype=torch.long), 1), 1.0)[0][:, 0]
+    hidden = layer(x, x, SequenceMask(torch.ones(400, dtype=torch.long), 1))[0][:, 0]
     first, second = hidden[:, 0], hidden[:, 2]
     assert set(hidden.unique().tolist()) == {0.0, 2.0}
     assert 0.3 < (first != second).double().mean() < 0.7
 
 
 def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(UserError, match=r"^attention\.num_heads=3 does not divide"):
-        branches(num_heads=3)[0][1](hidden_dim=4, max_len=5)
+    with pytest.raises(SettingError, match=r"^num_heads=3 does not divide"):
+        make_layer("uniform", num_heads=3)

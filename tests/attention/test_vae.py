@@ -18,18 +18,19 @@ from attention_cases import (
     plain_output,
     real_rows,
 )
+from conftest import mechanism
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from seqgen.attention import SequenceMask
-from seqgen.attention.vae import VAEAttention, branches
-from seqgen.errors import UserError
+from seqgen.attention.vae import VAEAttention
+from seqgen.errors import SettingError
 
 LATENT = 3
 
 
 def make(**settings: Any) -> VAEAttention:
-    layer: VAEAttention = make_layer(branches, latent_dim=LATENT, decoder_dim=5, **settings)
+    layer: VAEAttention = make_layer("vae", latent_dim=LATENT, decoder_dim=5, **settings)
     layer.log_variance.bias.data[:2] = torch.tensor([50.0, -50.0])  # beyond the bounds of the log-variance
     return layer
 
@@ -58,11 +59,11 @@ def test_rows_are_decoded_from_their_latent(
     context_kind: dict[str, Any], columns: str, content: bool, rank: int | None, training: bool, last: bool
 ) -> None:
     settings = {"columns": columns, "content": content, "rank": rank, **context_kind}
-    layer = make(kl_weight=0.5, kl_warmup=0.0, **settings).train(training)
+    layer = make(kl_weight=0.5, kl_warmup=0, **settings).train(training)
     one_a_row = context_kind["context"] == "prefix"
     query, context, mask = drawn_input(last=last)
     torch.manual_seed(1)
-    hidden, aux = layer(query, context, mask, 1.0)
+    hidden, aux = layer(query, context, mask)
     torch.manual_seed(1)
     shape = (len(LENGTHS), query.shape[1] if one_a_row else 1, LATENT)
     noise = torch.randn(shape, dtype=torch.float64) if training else torch.zeros(shape)
@@ -74,7 +75,7 @@ def test_rows_are_decoded_from_their_latent(
         expected = plain(layer, normal.mean + normal.stddev * noise[b, latent_row], context[b, :length], position)
         torch.testing.assert_close(hidden[b, row], expected, rtol=1e-9, atol=1e-9)
     if training:
-        value, weight = aux["kl"]
+        value, weight, _ = aux["kl"]
         assert weight == 0.5
         torch.testing.assert_close(value, torch.stack([*divergences.values()]).mean())
     else:
@@ -96,7 +97,7 @@ def test_one_vector_decodes_the_whole_map_of_the_figure() -> None:
 
 
 def told(layer: VAEAttention, mean: Tensor, log_variance: Tensor, mask: SequenceMask) -> dict[str, Any]:
-    return layer._auxiliary(mean, log_variance, mask, 1.0)
+    return layer._auxiliary(mean, log_variance, mask)
 
 
 @pytest.mark.parametrize("free_bits", [0.0, 0.3, 2.0])
@@ -109,7 +110,7 @@ def test_free_bits_are_what_each_dimension_has_for_nothing(free_bits: float) -> 
     nats = torch.stack([kl_divergence(Normal(mean[c], (log_variance[c] / 2).exp()), Normal(0.0, 1.0)) for c in rows])
     by_dimension = nats.mean(dim=0)
     assert by_dimension[0] < 0.3 < by_dimension[1]
-    value, _ = told(layer, mean, log_variance, mask)["kl"]
+    value = told(layer, mean, log_variance, mask)["kl"].value
     torch.testing.assert_close(
         value, torch.stack([d if d > free_bits else d * 0 + free_bits for d in by_dimension]).sum()
     )
@@ -128,8 +129,7 @@ def test_active_units_are_the_dimensions_whose_mean_varies(rows: int) -> None:
     mean[..., 1] = 7.0
     mean[..., 2] = 0.3 * torch.arange(4.0)[:, None]
     count = lambda: told(layer, mean, torch.zeros_like(mean), mask)["active_units"]  # noqa: E731
-    value, weight = count()
-    assert (value.item(), weight) == (1.0, 0.0)
+    assert (count().value.item(), count().weight) == (1.0, 0.0)
     if rows > 1:
         mean[:, -1, 0] = torch.tensor([0.0, 50.0, -50.0, 50.0])
         assert count()[0].item() == 1.0
@@ -145,28 +145,22 @@ def test_dropout_hits_the_attention_weights() -> None:
     torch.nn.init.ones_(layer.value.bias)
     layer.out = torch.nn.Identity()  # all values are 1, so an output is the sum of the row's weights
     x, mask = torch.zeros(500, 1, WIDTH, dtype=torch.float64), SequenceMask(torch.ones(500, dtype=torch.long), 1)
-    assert set(layer(x, x, mask, 1.0)[0].unique().tolist()) == {0.0, 2.0}
-    torch.testing.assert_close(layer.eval()(x, x, mask, 1.0)[0], torch.ones_like(x))
+    assert set(layer(x, x, mask)[0].unique().tolist()) == {0.0, 2.0}
+    torch.testing.assert_close(layer.eval()(x, x, mask)[0], torch.ones_like(x))
 
 
-@pytest.mark.parametrize(
-    ("warmup", "progress", "share"),
-    [(0.2, 0.0, 0.0), (0.2, 0.05, 0.25), (0.2, 0.2, 1.0), (0.2, 0.9, 1.0), (1.0, 0.5, 0.5), (0.0, 0.0, 1.0)],
-)
-def test_weight_of_the_divergence_warms_up(warmup: float, progress: float, share: float) -> None:
-    layer = make(kl_weight=0.4, kl_warmup=warmup)
-    query, context, mask = drawn_input(last=False)
-    assert layer(query, context, mask, progress)[1]["kl"][1] == pytest.approx(0.4 * share)
+def test_the_divergence_has_a_weight_that_warms_up() -> None:
+    layer = make(kl_weight=0.4, kl_warmup=70)
+    assert layer(*drawn_input(last=False))[1]["kl"][1:] == (0.4, 70)
 
 
 @pytest.mark.parametrize("columns", ["relative", "absolute"])
 @pytest.mark.parametrize("context_kind", CONTEXTS, ids=lambda kind: kind["context"])
 def test_training_starts_near_uniform_attention(context_kind: dict[str, Any], columns: str) -> None:
     torch.manual_seed(0)
-    [(_, build)] = branches(columns=columns, **context_kind)
-    layer = build(hidden_dim=16, max_len=20).eval()
+    layer = mechanism("vae", columns=columns, **context_kind)(hidden_dim=16, max_len=20).eval()
     x = torch.randn(2, 20, 16)
-    hidden, _ = layer(x, x, SequenceMask(torch.tensor([20, 20]), 20), 1.0)
+    hidden, _ = layer(x, x, SequenceMask(torch.tensor([20, 20]), 20))
     uniform = layer.out(layer.value(x).cumsum(dim=1) / torch.arange(1, 21)[:, None])
     assert (hidden - uniform).abs().max() < 0.1 * uniform.abs().max()
 
@@ -178,24 +172,24 @@ def test_training_starts_near_uniform_attention(context_kind: dict[str, Any], co
         {"decoder_dim": 0},
         {"kl_weight": -1.0},
         {"kl_weight": float("nan")},
-        {"kl_warmup": 1.5},
-        {"kl_warmup": -0.5},
+        {"kl_weight": float("inf")},
+        {"kl_warmup": -1},
         {"free_bits": -0.1},
     ],
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, float]) -> None:
     [(name, value)] = setting.items()
-    with pytest.raises(UserError, match=rf"^attention\.{name}={value} must"):
-        branches(**setting)
+    with pytest.raises(SettingError, match=rf"^{name}={value} must"):
+        make_layer("vae", **setting)
 
 
 def test_free_bits_without_a_divergence_are_refused() -> None:
-    with pytest.raises(UserError, match=r"^attention\.free_bits has no effect with attention\.kl_weight=0"):
-        branches(kl_weight=0.0, free_bits=0.1)
+    with pytest.raises(SettingError, match=r"^free_bits has no effect with kl_weight=0"):
+        make_layer("vae", kl_weight=0.0, free_bits=0.1)
 
 
 def test_width_and_dropout_are_checked_when_the_layer_is_built() -> None:
-    with pytest.raises(UserError, match=r"attention\.num_heads=2"):
-        branches(num_heads=2)[0][1](hidden_dim=5, max_len=4)
-    with pytest.raises(UserError, match=r"attention\.dropout=1\.0"):
-        branches(dropout=1.0)[0][1](hidden_dim=4, max_len=4)
+    with pytest.raises(SettingError, match=r"^num_heads=3"):
+        make_layer("vae", num_heads=3)
+    with pytest.raises(SettingError, match=r"^dropout=1\.0"):
+        make_layer("vae", dropout=1.0)

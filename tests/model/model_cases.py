@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import TINY
+from conftest import TINY, mechanism
 from torch import Tensor
 
 from seqgen import config, losses
-from seqgen.attention import multi_query, softmax
 from seqgen.data.catalog import Catalog
 from seqgen.data.datamodule import SequenceDataModule
 from seqgen.data.ragged import Sequences
 from seqgen.data.sequences import Group, SequenceBatch, evaluation_batch, training_batch
 from seqgen.data.split import leave_one_out
+from seqgen.layers import Inference
 from seqgen.model.base import SequentialRecommender
 from seqgen.model.mqsa_ted import MQSATED
 from seqgen.model.sasrec import SASRec
@@ -82,14 +82,14 @@ def in_one_group(batch: SequenceBatch, extra: int = 0) -> SequenceBatch:
 
 SIZES: dict[str, Any] = {"hidden_dim": 8, "num_layers": 1, "ffn_dim": 8, "activation": "relu", "norm": "query"}
 PARTS: dict[str, Any] = {"optimizer": torch.optim.Adam, "scheduler": None, "metrics_k": [1, 3], "max_len": MAX_LEN}
-PARTS["inference"] = {"samples": 0, "temperature": 1.0}
+PARTS["inference"] = Inference(samples=0, temperature=1.0)
 
 
 def make(kind: type[SequentialRecommender], catalog: Catalog, *, seed: int = 0, **settings: Any) -> Any:
     """A SASRec or MQSA-TED without dropout, its parameters far enough from 0 for mistakes to show."""
-    given = SIZES | PARTS | {"dropout": 0.0, "attention": softmax.branches(), "loss": losses.cross_entropy}
+    given = SIZES | PARTS | {"dropout": 0.0, "attention": mechanism("softmax"), "loss": losses.cross_entropy}
     if kind is MQSATED:
-        given |= {"attention": multi_query.branches(), "distill_weight": 0.3, "temperature": 0.5, "time_span": 1}
+        given |= {"attention": mechanism("multi_query"), "distill_weight": 0.3, "temperature": 0.5, "time_span": 1}
     model = kind(catalog=catalog, **given | settings)
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():

@@ -6,18 +6,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import QUIET, TINY
-from test_properties import CHAIN, in_one_group
+from test_properties import CHAIN, VIEWS, in_one_group
 from torch.distributions import Normal, kl_divergence
 
 from seqgen import config
 from seqgen.attention import SequenceMask
 from seqgen.check import check
-from seqgen.data.augment import mixed
 from seqgen.errors import UserError
 
-CROPPED = ("model.augmentations=[crop]", "model.crop_ratio=0.5")
+CROPPED = ("model.views.crop=0.5",)
 SIZES = ("model.hidden_dim=16", "data.max_len=10", "diffusion.steps=6", "data.source.max_length=16")
-STILL = ("model.decoder_dropout=0", "attention.dropout=0")
+RATIOS = {"crop": 0.6, "mask": 0.3, "reorder": 0.6}
+STILL = ("model.decoder.dropout=0", "attention.dropout=0")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def unit(monkeypatch):
 @pytest.mark.parametrize("time_in", ["query", "memory", "both"])
 @pytest.mark.parametrize("more", [(), CHAIN])
 def test_the_decoder_against_a_loop_over_positions_and_steps(make, more, time_in):
-    model, data = make(*STILL, f"model.time_in={time_in}", *more)
+    model, data = make(*STILL, f"model.decoder.time_in={time_in}", *more)
     decoder, group = model.decoder, max(first_batch(data).groups, key=lambda g: g.items.shape[1])
     with torch.no_grad():
         for parameter in decoder.parameters():
@@ -86,8 +86,8 @@ def test_the_decoder_against_a_loop_over_positions_and_steps(make, more, time_in
 @pytest.mark.parametrize(("divergence", "more"), [("bce", ()), ("kl", ()), ("bce", CHAIN)])
 def test_the_objective_against_its_equations(make, monkeypatch, divergence, more):
     unit(monkeypatch)
-    settings = ["model.steps_per_batch=null", f"model.cross_divergence={divergence}", "model.contrast_weight=0.7"]
-    model, data = make(*STILL, *settings, "model.temperature=0.3", *more)
+    settings = ["model.steps_per_batch=null", f"model.cross_divergence={divergence}", "model.contrast.weight=0.7"]
+    model, data = make(*STILL, *settings, "model.contrast.temperature=0.3", *more)
     model.train()
     batch = first_batch(data)
     negatives = torch.arange(len(batch.targets)) % data.catalog.num_items + 1
@@ -103,7 +103,7 @@ def test_the_objective_against_its_equations(make, monkeypatch, divergence, more
         noisy, means, start = positive if more else x_t, [], 0
         for g in batch.groups:
             context, mask = (
-                model._context(g.items, g.lengths, g.lengths - 1)[0],
+                model.encoder(model.embed(g.items, g.lengths - 1), g.lengths)[0],
                 SequenceMask(g.lengths, g.items.shape[1]),
             )
             fed, n = torch.zeros(context.flatten(0, 1).shape), len(g.flat_index)
@@ -152,12 +152,12 @@ def test_sampled_steps_have_the_expectation_of_all_of_them(make):
 def test_the_augmented_view_is_aligned_with_the_main_one(make, monkeypatch):
     """With a crop of the whole row both views are the same, so partners must predict the same."""
     silent(monkeypatch)
-    model, data = make(*STILL, "model.augmentations=[crop]", "model.crop_ratio=1.0")
+    model, data = make(*STILL, "model.views.crop=1.0")
     model.eval()
     batch = first_batch(data)
     start, steps = 0, torch.tensor([1, 3])
     for group in batch.groups:
-        one, _ = model._decode(group, steps, start)
+        one, _ = model._decode(group, start, steps, None)
         torch.testing.assert_close(one.augmented, one.mean[:, one.partner - start])
         assert one.partner.tolist() == list(range(start, start + len(group.flat_index)))
         start += len(group.flat_index)
@@ -165,15 +165,15 @@ def test_the_augmented_view_is_aligned_with_the_main_one(make, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["crop", "mask", "reorder"])
 def test_partners_stand_for_the_same_target(make, kind):
-    model, data = make(f"model.augmentations=[{kind}]", "model.contrast_weight=1")
+    model, data = make(f"model.views.{kind}={RATIOS[kind]}", "model.contrast.weight=1")
     model.eval()  # dropout would draw before the view does
     batch = first_batch(data)
     inputs, start = batch.inputs(), 0
     for group in batch.groups:
         torch.manual_seed(5)
-        view = mixed(group.items, group.lengths, model.ratios, model.mask_token)
+        view = model.views(group.items, group.lengths, model.mask_token)
         torch.manual_seed(5)
-        one, _ = model._decode(group, torch.tensor([1]), start)
+        one, _ = model._decode(group, start, torch.tensor([1]), None)
         items, main = view.items[view.causal], inputs[one.partner]
         assert len(items) == len(main)
         if kind == "crop":
@@ -196,14 +196,14 @@ def test_the_mask_token_and_padding_are_no_candidates(make):
     model, data = make()
     assert model.item_vectors.shape[0] == data.catalog.num_items + 1
     assert model.embedding.item.weight.shape[0] == data.catalog.num_items + 1
-    masking, _ = make("model.augmentations=[mask]")
+    masking, _ = make("model.views.mask=0.3")
     assert masking.embedding.item.weight.shape[0] == data.catalog.num_items + 2
     assert masking.item_vectors.shape[0] == data.catalog.num_items + 1
     torch.testing.assert_close(model.item_vectors[1:].norm(dim=1), torch.ones(data.catalog.num_items))
 
 
 def test_each_position_of_both_views_is_fed_the_noisy_form_of_its_own_target(make):
-    model, data = make(*STILL, *CHAIN, "model.augmentations=[crop,mask,reorder]", "model.contrast_weight=1")
+    model, data = make(*STILL, *CHAIN, *VIEWS, "model.contrast.weight=1")
     model.eval()
     batch, steps, start = first_batch(data), torch.tensor([2, 6]), 0
     x_t = torch.randn(2, len(batch.targets), 16)
@@ -214,11 +214,11 @@ def test_each_position_of_both_views_is_fed_the_noisy_form_of_its_own_target(mak
 
     for group in batch.groups:
         torch.manual_seed(3)
-        one, _ = model._decode(group, steps, start, x_t)
+        one, _ = model._decode(group, start, steps, x_t)
         torch.manual_seed(3)
-        view = mixed(group.items, group.lengths, model.ratios, model.mask_token)
-        context, _ = model._context(group.items, group.lengths, group.lengths - 1)
-        other, _ = model._context(view.items, view.lengths, group.lengths - 1 - view.columns[:, 0])
+        view = model.views(group.items, group.lengths, model.mask_token)
+        context, _ = model.encoder(model.embed(group.items, group.lengths - 1), group.lengths)
+        other, _ = model.encoder(model.embed(view.items, group.lengths - 1 - view.columns[:, 0]), view.lengths)
         for n, index in enumerate(group.flat_index.tolist()):
             row, column = divmod(index, group.items.shape[1])
             torch.testing.assert_close(one.mean[:, n], alone(context, row, column, start + n), rtol=1e-4, atol=1e-5)
@@ -246,7 +246,7 @@ def test_the_reverse_chain_against_a_loop(make, count, samples):
     with torch.no_grad():
         model.embedding.item.weight.mul_(30.0)
     found, _ = model.eval().encode(group.items, group.lengths)
-    context, _ = model._context(group.items, group.lengths, group.lengths - 1)
+    context, _ = model.encoder(model.embed(group.items, group.lengths - 1), group.lengths)
     signal, ends = [1.0, *model.diffusion.alpha_bar[1:].tolist()], {1: [6, 0], 4: [6, 4, 3, 2, 0], 6: range(6, -1, -1)}
     length = sum(row.norm() for row in model.embedding.item.weight[1:]) / data.catalog.num_items
     past, total = SequenceMask(group.lengths, group.items.shape[1]), 0.0
@@ -270,7 +270,7 @@ def test_inference_averages_steps_by_their_weights(make):
     one.eval(), three.eval()
     three.load_state_dict(one.state_dict())
     group = first_batch(data).groups[-1]
-    context, _ = one._context(group.items, group.lengths, group.lengths - 1)
+    context, _ = one.encoder(one.embed(group.items, group.lengths - 1), group.lengths)
     mask = SequenceMask(group.lengths, group.items.shape[1])
     heads = one.decoder(context, mask, torch.tensor([1, 2, 3]))
     torch.testing.assert_close(one.encode(group.items, group.lengths)[0], heads[0])
@@ -313,45 +313,49 @@ def test_noise_at_inference_is_the_same_for_all_and_shrinks_with_samples(make):
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["attention=vae", "attention.context=last", *CHAIN], "context=last has one target a sequence"),
-        (["attention=vae", "attention.context=last", "model.augmentations=[crop]"], "set model.augmentations=[]"),
+        (["attention=vae", "attention.context=last", *CHAIN], "attention.context=last has one target a sequence"),
+        (
+            ["attention=vae", "attention.context=last", "model.views.crop=0.6"],
+            "set views to 0 and decoder.condition_on_",
+        ),
         (["model.steps_per_batch=7"], "model.steps_per_batch=7 must lie in 1 to diffusion.steps=6"),
         (["model.inference.steps=9"], "model.inference.steps=9 must lie in 1 to diffusion.steps=6"),
-        (["model.inference.samples=3"], "model.inference.samples=3 has no effect: this attention= draws nothing"),
+        (["model.inference.samples=3"], "model.inference.samples=3 has no effect: nothing is drawn here"),
+        (["model.inference.noise=true"], "model.inference.noise=true needs samples of at least 1"),
         (
-            ["model.inference.noise=true"],
-            "model.inference.samples=0 must be at least 1 where model.inference.noise is true",
+            ["+model.inference.stepz=3"],
+            "model.inference.stepz is not a key of seqgen.model.cddrec.StepInference",
         ),
-        (["+model.inference.stepz=3"], "'stepz': 3} must hold samples, temperature, steps, noise, and nothing else"),
-        (["~model.inference.noise"], "must hold samples, temperature, steps, noise, and nothing else"),
-        (["model.inference=null"], "model.inference=None must be a node of samples, temperature, steps, noise"),
         (["model.inference.steps=null"], "model.inference.steps=None must be an integer"),
         (["model.inference.noise=2"], "model.inference.noise=2 must be true or false"),
         (
             ["model.inference.noise=true", "model.inference.samples=1", "diffusion.steps=1", "model.steps_per_batch=1"],
-            "has no effect with diffusion.s",
+            "model.inference.noise has no effect with diffusion.steps=1",
         ),
-        (["model.condition_on_x_t=true"], "the noisy one is its own input: set model.noisy_targets=false"),
-        ([*CHAIN, "model.cross_divergence=kl"], "and model.cross_divergence=bce"),
-        (["model.augmentations=[flip]"], "model.augmentations=['flip'] must be a list of crop, mask, reorder"),
-        (["model.augmentations=[crop,crop]"], "model.augmentations=['crop', 'crop'] must name each view once"),
-        (["model.contrast=fourier"], "model.temperature=0.1 is too low for model.contrast=fourier"),
-        (["model.fourier_features=64"], "model.fourier_features has no effect with model.contrast=exact"),
-        (["model.mask_ratio=0.2"], "model.mask_ratio has no effect without mask in model.augmentations"),
+        (["model.decoder.condition_on_x_t=true"], "the noisy one is its own input: set noisy_targets=false"),
+        ([*CHAIN, "model.cross_divergence=kl"], "and cross_divergence=bce"),
+        (["model.views.mask=1.5"], "model.views.mask=1.5 must lie in [0, 1]; 0 leaves this kind of view out"),
+        (["model.views.crop=-0.1"], "model.views.crop=-0.1 must lie in [0, 1]"),
+        (["model.contrast.fourier_features=64"], "model.contrast.temperature=0.1 is too low for fourier_features"),
+        (["model.contrast.fourier_features=-1"], "model.contrast.fourier_features=-1 must not be negative; 0 is exact"),
+        (
+            ["model.contrast.fourier_features=64", "model.contrast.weight=0"],
+            "model.contrast.fourier_features=64 has no effect with weight=0",
+        ),
         (["model.cross_divergence=kl", "diffusion.steps=1", "model.steps_per_batch=1"], "needs diffusion.steps of at"),
         (["diffusion=sigmoid", "diffusion.temperature=0"], "diffusion.temperature=0 must be above 0"),
         (["diffusion=scaled_linear", "diffusion.beta_start=-0.1"], "diffusion.beta_start=-0.1 and beta_end"),
-        (["model.augmentations=[crop]", "model.contrast_weight=0"], "model.augmentations has no effect"),
-        (["model.augmented_weight=1"], "model.augmented_weight has no effect without model.augmentations"),
-        (["model.crop_ratio=0", "model.augmentations=[crop]"], "model.crop_ratio=0 must lie in (0, 1]"),
+        (["model.views.crop=0.6", "model.contrast.weight=0"], "model.views has no effect with contrast.weight=0"),
+        (["model.augmented_weight=1"], "model.augmented_weight has no effect without views"),
+        (["model.augmented_weight=-1"], "model.augmented_weight=-1 must be a number of at least 0"),
         (["model.cross_divergence=js"], "model.cross_divergence=js must be bce or kl"),
-        (["model.contrast=sorf"], "model.contrast=sorf must be exact or fourier"),
-        (["model.time_in=key"], "model.time_in=key must be query or memory or both"),
-        (["model.contrast=fourier", "model.contrast_weight=0"], "model.contrast=fourier has no effect with model.con"),
-        (["model.temperature=0"], "model.temperature=0 must be above 0"),
-        (["model.contrast_weight=-1"], "model.contrast_weight=-1 must not be negative"),
-        (["model.decoder_heads=3"], "model.decoder_heads=3 does not divide model.hidden_dim=16"),
-        (["model.decoder_dropout=1.5"], "model.decoder_dropout=1.5 must lie in [0, 1)"),
+        (["model.decoder.time_in=key"], "model.decoder.time_in=key must be query or memory or both"),
+        (["model.contrast.temperature=0"], "model.contrast.temperature=0 must be a number above 0"),
+        (["model.contrast.weight=-1"], "model.contrast.weight=-1 must be a number of at least 0"),
+        (["model.decoder.num_heads=3"], "model.decoder.num_heads=3 does not divide hidden_dim=16"),
+        (["model.decoder.dropout=1.5"], "model.decoder.dropout=1.5 must lie in [0, 1)"),
+        (["model.decoder.ffn_dim=0"], "model.decoder.ffn_dim=0 must be at least 1"),
+        (["attention=vae", "attention.rank=50"], "attention.rank=50 saves nothing with max_len=10"),
         (["diffusion.beta_end=2"], "must have a variance in (0, 1)"),
     ],
 )
@@ -369,17 +373,15 @@ def test_a_cropped_view_keeps_the_positions_of_the_main_one(make, monkeypatch):
     monkeypatch.setattr(model.encoder, "forward", lambda x, lengths, **_: (embedded.append(x), (x, {}))[1])
     group = max(first_batch(data).groups, key=lambda g: g.items.shape[1])
     torch.manual_seed(2)
-    model._decode(group, torch.tensor([1]), 0)
+    model._decode(group, 0, torch.tensor([1]), None)
     torch.manual_seed(2)
-    view = mixed(group.items, group.lengths, model.ratios, model.mask_token)
+    view = model.views(group.items, group.lengths, model.mask_token)
     main, cropped = embedded
     row, column = view.causal.nonzero(as_tuple=True)
     torch.testing.assert_close(cropped[row, column], main[row, view.columns[row, column]])
 
 
-@pytest.mark.parametrize(
-    "views", [[], ["model.augmentations=[crop]", "model.crop_ratio=1.0", "model.augmented_weight=0.5"]]
-)
+@pytest.mark.parametrize("views", [[], ["model.views.crop=1.0", "model.augmented_weight=0.5"]])
 def test_grouping_changes_no_loss(make, monkeypatch, views):
     silent(monkeypatch)
     model, data = make(*STILL, "model.steps_per_batch=null", "data.source.min_length=5", *views)

@@ -7,31 +7,31 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import QUIET, TINY
+from conftest import QUIET, TINY, mechanism
 from model_cases import HISTORIES, catalog_of, evaluation, make, training
 from torch import Tensor, nn
 
 from seqgen import config
-from seqgen.attention import diffusion, hstu, linear, multi_query, softmax, synthesizer, uniform, vae
 from seqgen.diffusion.schedules import cosine
+from seqgen.layers import Inference
 from seqgen.model.genatt import GenAtt
 from seqgen.run import run
 
 SIZES: dict[str, Any] = {"hidden_dim": 8, "num_layers": 1, "ffn_dim": 12, "activation": "gelu", "norm": "post"}
 MECHANISMS = {
-    "diffusion": diffusion.branches(schedule=cosine(steps=4), num_heads=2),
-    "hstu": hstu.branches(num_heads=2),
-    "linear": linear.branches(num_heads=2),
-    "multi_query": multi_query.branches(num_heads=2),
-    "softmax": softmax.branches(num_heads=2),
-    "synthesizer": synthesizer.branches(num_heads=2),
-    "uniform": uniform.branches(num_heads=2),
-    "vae": vae.branches(num_heads=2),
+    "diffusion": mechanism("diffusion", schedule=cosine(steps=4), num_heads=2),
+    "hstu": mechanism("hstu", num_heads=2),
+    "linear": mechanism("linear", num_heads=2),
+    "multi_query": mechanism("multi_query", num_heads=2),
+    "softmax": mechanism("softmax", num_heads=2),
+    "synthesizer": mechanism("synthesizer", num_heads=2),
+    "uniform": mechanism("uniform", num_heads=2),
+    "vae": mechanism("vae", num_heads=2),
 }
 
 
 def genatt(**settings: Any) -> GenAtt:
-    model: GenAtt = make(GenAtt, catalog_of(HISTORIES), **SIZES | {"attention": softmax.branches()} | settings)
+    model: GenAtt = make(GenAtt, catalog_of(HISTORIES), **SIZES | {"attention": mechanism("softmax")} | settings)
     return model
 
 
@@ -39,7 +39,7 @@ def genatt(**settings: Any) -> GenAtt:
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_the_host_network_is_the_formula_of_its_docstring(num_layers: int, num_heads: int) -> None:
     """LayerNorm(item + position); blocks of attention, feed-forward network and a norm after each residual."""
-    attention = softmax.branches(num_heads=num_heads)
+    attention = mechanism("softmax", num_heads=num_heads)
     model = genatt(attention=attention, num_layers=num_layers).double().eval()
     p, width = model.state_dict(), 8 // num_heads
 
@@ -99,7 +99,7 @@ def test_any_attention_stands_in_the_block(name: str, num_layers: int) -> None:
     parts["total"].backward()
     assert parts["total"].isfinite()
     blocks = [block for stack in model.encoder.stacks for block in stack]
-    assert len(blocks) == num_layers * len(MECHANISMS[name])
+    assert len(blocks) == num_layers * (2 if name == "multi_query" else 1)
     for block in blocks:
         assert all(p.grad is not None and p.grad.any() for p in block.attention.value.parameters())
     assert model.eval().ranking_scores(evaluation(HISTORIES)).shape == (len(HISTORIES), 10)
@@ -107,7 +107,7 @@ def test_any_attention_stands_in_the_block(name: str, num_layers: int) -> None:
 
 def test_auxiliary_losses_are_weighted_sums_over_layers() -> None:
     torch.manual_seed(0)
-    one = genatt(attention=vae.branches(kl_weight=0.5, kl_warmup=0.0), num_layers=3)
+    one = genatt(attention=mechanism("vae", kl_weight=0.5, kl_warmup=0), num_layers=3)
     found: list[Tensor] = []
     for block in one.encoder.stacks[0]:
         block.attention.register_forward_hook(lambda module, given, made: found.append(made[1]["kl"][0]))
@@ -121,9 +121,9 @@ def test_auxiliary_losses_are_weighted_sums_over_layers() -> None:
 def test_embeddings_start_small_and_padding_at_0() -> None:
     torch.manual_seed(0)
     catalog = catalog_of(HISTORIES, 2000)
-    given = {"catalog": catalog, "max_len": 50, "attention": vae.branches(), "dropout": 0.1, "loss": lambda *_: None}
+    given = {"catalog": catalog, "max_len": 50, "attention": mechanism("vae"), "dropout": 0.1, "loss": lambda *_: None}
     given |= {"optimizer": torch.optim.Adam, "scheduler": None, "metrics_k": [1]}
-    model = GenAtt(**given, **SIZES, inference={"samples": 0, "temperature": 1.0})
+    model = GenAtt(**given, **SIZES, inference=Inference(samples=0, temperature=1.0))
     assert not model.item_vectors[0].any()
     assert model.item_vectors[1:].std().item() == pytest.approx(0.02, rel=0.05)
     assert model.embedding.position.weight.std().item() == pytest.approx(0.02, rel=0.15)
@@ -155,12 +155,12 @@ def test_training_lowers_the_loss_and_ranks_above_chance(overrides: tuple[str, .
 
 def test_scores_are_averaged_over_draws() -> None:
     """The score is linear in the state, so the mean state gives the mean score."""
-    three = genatt(attention=vae.branches(), inference={"samples": 3, "temperature": 1.0}).eval()
-    still = genatt(attention=vae.branches()).eval()
+    three = genatt(attention=mechanism("vae"), inference=Inference(samples=3, temperature=1.0)).eval()
+    still = genatt(attention=mechanism("vae")).eval()
     batch = evaluation(HISTORIES)
     noise = three.encoder.stacks[0][0].attention.noise.clone()
     assert not torch.allclose(three.scores(batch), still.scores(batch))
-    one = genatt(attention=vae.branches(), inference={"samples": 1, "temperature": 1.0}).eval()
+    one = genatt(attention=mechanism("vae"), inference=Inference(samples=1, temperature=1.0)).eval()
     singles = []
     for draw in range(3):
         one.encoder.stacks[0][0].attention.noise.copy_(noise[draw : draw + 1])

@@ -1,10 +1,12 @@
 """MQSA-TED: the sparse teacher and its distillation against dense ones made of loops, and what the model is made of."""
 
+import math
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import mechanism
 from model_cases import (
     HISTORIES,
     MAX_LEN,
@@ -19,8 +21,7 @@ from model_cases import (
 )
 from torch import Tensor
 
-from seqgen.attention import multi_query, softmax, vae
-from seqgen.errors import UserError
+from seqgen.errors import SettingError
 from seqgen.model.mqsa_ted import teacher
 
 CATALOG = catalog_of(HISTORIES)
@@ -86,7 +87,7 @@ def test_student_has_its_own_dropout_in_training_only() -> None:
     torch.testing.assert_close(model.eval().distillation(batch).double(), expected, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("attention", [multi_query.branches(), vae.branches(kl_weight=0.7)])
+@pytest.mark.parametrize("attention", [mechanism("multi_query"), mechanism("vae", kl_weight=0.7)])
 def test_total_is_the_weighted_sum_of_its_parts(attention: Any) -> None:
     model = mqsa_ted(CATALOG, attention=attention, distill_weight=0.25)
     parts = model.loss(training(HISTORIES))
@@ -97,8 +98,8 @@ def test_total_is_the_weighted_sum_of_its_parts(attention: Any) -> None:
 
 
 def test_alpha_1_is_sasrec_and_distillation() -> None:
-    short = mqsa_ted(CATALOG, attention=multi_query.branches(alpha=1.0))
-    plain = mqsa_ted(CATALOG, attention=softmax.branches(), seed=1)
+    short = mqsa_ted(CATALOG, attention=mechanism("multi_query", alpha=1.0))
+    plain = mqsa_ted(CATALOG, attention=mechanism("softmax"), seed=1)
     plain.load_state_dict(short.state_dict())
     network = sasrec(CATALOG, seed=2)
     network.load_state_dict(short.state_dict())
@@ -112,10 +113,10 @@ def test_alpha_1_is_sasrec_and_distillation() -> None:
 def test_blend_of_the_branches() -> None:
     """The score is linear in the branches: alpha x short + (1 - alpha) x long."""
     asked = evaluation(HISTORIES)
-    blended = mqsa_ted(CATALOG, attention=multi_query.branches(alpha=0.3))
+    blended = mqsa_ted(CATALOG, attention=mechanism("multi_query", alpha=0.3))
     scores = []
     for branch, alpha in ((0, 1.0), (1, 0.0)):
-        one = mqsa_ted(CATALOG, attention=multi_query.branches(alpha=alpha))
+        one = mqsa_ted(CATALOG, attention=mechanism("multi_query", alpha=alpha))
         one.embedding.load_state_dict(blended.embedding.state_dict())
         one.encoder.stacks[0].load_state_dict(blended.encoder.stacks[branch].state_dict())
         one.encoder.norms[0].load_state_dict(blended.encoder.norms[branch].state_dict())
@@ -136,8 +137,10 @@ def test_without_weight_there_is_no_distillation_and_no_teacher() -> None:
     assert model.state_dict().keys() == mqsa_ted(CATALOG).state_dict().keys()  # nor is the teacher in a checkpoint
 
 
-@pytest.mark.parametrize("setting", [{"temperature": 0.0}, {"time_span": 0}, {"distill_weight": -0.1}])
+@pytest.mark.parametrize(
+    "setting", [{"temperature": 0.0}, {"temperature": math.nan}, {"time_span": 0}, {"distill_weight": -0.1}]
+)
 def test_settings_out_of_range_are_refused(setting: dict[str, float]) -> None:
     [(name, value)] = setting.items()
-    with pytest.raises(UserError, match=rf"^model\.{name}={value} must"):
+    with pytest.raises(SettingError, match=rf"^{name}={value} must"):
         mqsa_ted(CATALOG, **setting)
