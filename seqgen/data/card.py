@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +16,7 @@ from seqgen.data.datamodule import SequenceDataModule
 from seqgen.data.prepare import first_of_repeats
 from seqgen.data.split import Cases
 from seqgen.data.times import day, spell
+from seqgen.metrics import gini
 
 MONTHS_FROM_DAYS = 120  # a shorter log is drawn by day
 Section = tuple[str, str, tuple[str, ...], list[tuple[str, ...]]]  # title, note for the page, header, rows of texts
@@ -97,13 +99,12 @@ def _repeats(user: np.ndarray, values: np.ndarray, first: np.ndarray) -> dict[st
 def _popularity(counts: np.ndarray) -> tuple[dict[str, float], dict[str, list[float]]]:
     """From the interactions of each item, (I,): numbers; counts at some ranks and the Lorenz curve at some shares."""
     rising, items, total = np.sort(counts), len(counts), int(counts.sum())
-    gini = 2 * int((np.arange(1, items + 1) * rising).sum()) / (items * total) - (items + 1) / items
     top = {f"top_{percent}_percent": int(rising[items + (-items * percent) // 100 :].sum()) for percent in (1, 10)}
     ranks = np.unique(np.geomspace(1, items, 200).round().astype(int))
     some = np.unique(np.linspace(0, items, 201).round().astype(int))
     held = np.concatenate([[0], rising.cumsum()])[some] / total
     curves = {"ranks": ranks, "counts": rising[items - ranks], "items": some / items, "held": held}
-    told = {"gini": gini, **{name: count / total for name, count in top.items()}}
+    told = {"gini": float(gini(torch.from_numpy(rising))), **{name: count / total for name, count in top.items()}}
     return told, {name: curve.tolist() for name, curve in curves.items()}
 
 

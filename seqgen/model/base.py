@@ -13,12 +13,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from seqgen.attention import Aux
-from seqgen.checkpoint import flatten
 from seqgen.data.catalog import Catalog
 from seqgen.data.sequences import SequenceBatch, one_target
 from seqgen.errors import UserError, argument
 from seqgen.metrics import RankingMetrics, target_ranks, top_items
 from seqgen.numerics import full_precision
+from seqgen.settings import flatten
 
 Loss = Callable[[Tensor, Tensor, Tensor, SequenceBatch], Tensor]
 MakeOptimizer = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
