@@ -340,7 +340,7 @@ def test_noise_at_inference_is_the_same_for_all_and_shrinks_with_samples(make):
         (["model.mask_ratio=0.2"], "model.mask_ratio has no effect without mask in model.augmentations"),
         (["model.cross_divergence=kl", "diffusion.steps=1", "model.steps_per_batch=1"], "needs diffusion.steps of at"),
         (["diffusion=sigmoid", "diffusion.temperature=0"], "diffusion.temperature=0 must be above 0"),
-        (["diffusion=scaled_linear", "diffusion.beta_start=-0.1"], "diffusion.beta_start=-0.1 and beta_end"),
+        (["diffusion=scaled_linear", "diffusion.beta_start=-0.1"], "diffusion.beta_start=-0.1 must be above 0"),
         (["model.augmentations=[crop]", "model.contrast_weight=0"], "model.augmentations has no effect"),
         (["model.augmented_weight=1"], "model.augmented_weight has no effect without model.augmentations"),
         (["model.crop_ratio=0", "model.augmentations=[crop]"], "model.crop_ratio=0 must lie in (0, 1]"),
@@ -352,7 +352,7 @@ def test_noise_at_inference_is_the_same_for_all_and_shrinks_with_samples(make):
         (["model.contrast_weight=-1"], "model.contrast_weight=-1 must not be negative"),
         (["model.decoder_heads=3"], "model.decoder_heads=3 does not divide model.hidden_dim=16"),
         (["model.decoder_dropout=1.5"], "model.decoder_dropout=1.5 must lie in [0, 1)"),
-        (["diffusion.beta_end=2"], "must have a variance in (0, 1)"),
+        (["diffusion.beta_end=2"], "diffusion.steps=6 must each add noise of a variance in (0, 1)"),
     ],
 )
 def test_refused(make, overrides, told):
