@@ -1,23 +1,21 @@
-"""What is wrong with a composed configuration, told before anything is built.
+"""What cannot work in a composed configuration, refused before anything is built.
 
 A key that nothing reads, a value of the wrong type, a choice without effect, a combination that would fail late.
 """
 
-import inspect
 import netrc
 import os
-import pkgutil
 import re
-import types
 import urllib.parse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from seqgen.config import CONFIG_DIR, choices, is_sweep, plain
 from seqgen.errors import UserError, nearest
+from seqgen.signatures import check_node, check_type
 
 RUN_KEYS: dict[str, Any] = {
     "task": str,
@@ -49,7 +47,7 @@ def check(cfg: DictConfig) -> None:
     container = plain(cfg)
     for group in GROUPS:
         if isinstance(container.get(group), dict):
-            _check_node(container[group], group)
+            check_node(container[group], group)
     if not cfg.train and not cfg.test:
         raise UserError("train=false test=false leaves nothing to do; set one of them to true.")
     if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
@@ -122,7 +120,7 @@ def _check_run_keys(cfg: DictConfig) -> None:
     container = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(container, dict)
     for key, hint in RUN_KEYS.items():
-        _check_type(key, container.get(key), hint)
+        check_type(key, container.get(key), hint)
     for group, names in {"metrics": ["k"], "paths": ["data_dir", "cache_dir", "output_dir"]}.items():
         for key in container[group]:
             if key not in names:
@@ -133,7 +131,7 @@ def _check_run_keys(cfg: DictConfig) -> None:
             if not isinstance(node, dict) or "_target_" not in node:
                 raise UserError(f"{group}.{name} builds nothing: it has no _target_; remove it.")
     lengths = container["metrics"]["k"]
-    _check_type("metrics.k", lengths, list[int])
+    check_type("metrics.k", lengths, list[int])
     if not lengths or min(lengths) < 1:
         raise UserError(f"metrics.k={lengths} must hold at least one list length, each at least 1.")
     if not 0 <= cfg.seed < 2**32:
@@ -161,108 +159,3 @@ def _references(node: Any) -> Iterator[str]:
             yield from _references(value)
     elif isinstance(node, str) and (found := re.fullmatch(r"\$\{(\w+)\}", node)):
         yield found[1]
-
-
-def _check_node(node: dict[str, Any], path: str, hint: Any = None) -> None:
-    """Hold the keys of a node, and of all nodes below it, against the signature of what they build, or a TypedDict."""
-    hints: dict[str, Any] = {}
-    if is_typeddict(hint):
-        hints = get_type_hints(hint)
-        if set(node) - set(hints) or hint.__required_keys__ - set(node):
-            raise UserError(f"{path}={node} must hold {', '.join(hints)}, and nothing else.")
-    if "_target_" in node:
-        target = _locate(node["_target_"], path)
-        parameters, open_ended = _parameters(target)
-        hints = _hints(target)
-        for key in node:
-            if not key.startswith("_") and key not in parameters and not open_ended:
-                names = [f"{path}.{name}" for name in parameters]
-                raise UserError(f"{path}.{key} is not a key of {node['_target_']}{nearest(f'{path}.{key}', names)}.")
-    for key, value in node.items():
-        if isinstance(value, dict):
-            _check_node(value, f"{path}.{key}", hints.get(key))
-        elif key in hints:
-            _check_type(f"{path}.{key}", value, hints[key])
-
-
-def _locate(name: str, path: str) -> Callable[..., Any]:
-    try:
-        found: Callable[..., Any] = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{path}._target_={name} cannot be imported: {error}.") from error
-    return found
-
-
-def _parameters(target: Callable[..., Any]) -> tuple[list[str], bool]:
-    """Names that a target takes, and whether it takes any other; `**settings` of a class of ours are its parent's."""
-    names: list[str] = []
-    ours = target.__module__.startswith("seqgen.")
-    for step in inspect.getmro(target) if isinstance(target, type) and ours else [target]:
-        parameters = inspect.signature(step).parameters.values()
-        names += [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return names, False
-    return names, True
-
-
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    classes = reversed(inspect.getmro(target)) if inspect.isclass(target) else ()
-    steps = [vars(step)["__init__"] for step in classes if "__init__" in vars(step)] or [target]
-    try:
-        return {name: hint for step in steps for name, hint in get_type_hints(step).items()}
-    except Exception:  # annotations of other people's code that cannot be read are not checked
-        return {}
-
-
-def _check_type(path: str, value: Any, hint: Any) -> None:
-    if not _fits(value, hint):
-        raise UserError(f"{path}={value} must be {' or '.join(dict.fromkeys(_described(hint)))}.")
-
-
-def _described(hint: Any) -> Iterator[str]:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        yield from map(str, arguments)
-    elif origin in (Union, types.UnionType):
-        for part in filter(_checkable, arguments):
-            yield from _described(part)
-    elif is_typeddict(hint):
-        yield f"a node of {', '.join(get_type_hints(hint))}"
-    elif arguments:
-        count = f"{len(arguments)} " if origin is tuple and Ellipsis not in arguments else ""
-        listed = get_origin(arguments[0]) is Literal
-        of = ", ".join(_described(arguments[0])) if listed else getattr(arguments[0], "__name__", "values")
-        yield f"a list of {count}{of}"
-    else:
-        yield {int: "an integer", float: "a number", bool: "true or false", str: "a text"}.get(hint, "null")
-
-
-def _checkable(hint: Any) -> bool:
-    """Whether a plain value can be held against a hint; a class, such as Tensor, says nothing about a number."""
-    return hint in (int, float, bool, str, type(None)) or get_origin(hint) is not None
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, part) for part in filter(_checkable, arguments))
-    if is_typeddict(hint):  # of a node, whose keys are looked at, nothing comes here
-        return False
-    if hint is type(None):
-        return value is None
-    if origin is Literal:
-        return value in arguments
-    if hint is bool:
-        return isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is str:
-        return isinstance(value, str)
-    if origin is tuple and Ellipsis not in arguments:
-        return isinstance(value, list) and len(value) == len(arguments) and all(map(_fits, value, arguments))
-    if origin in (list, tuple, Sequence) or (inspect.isclass(origin) and issubclass(origin, Sequence)):
-        parts = [part for part in arguments if part is not Ellipsis]
-        return isinstance(value, list) and all(_fits(v, parts[0]) for v in value if parts)
-    return True

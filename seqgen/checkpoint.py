@@ -1,11 +1,11 @@
 """A checkpoint that a run is given: read, and held against what the run would do with it."""
 
-import json
 from typing import Any
 
 import torch
 
 from seqgen.errors import UserError
+from seqgen.settings import flatten
 
 # What a resumed run must share with the run it goes on from: its state was made with these.
 SHARED = ("seed", "data", "diffusion", "attention", "loss", "optimizer", "scheduler", "model")
@@ -60,10 +60,3 @@ def refuse_changed_settings(checkpoint: dict[str, Any], settings: dict[str, Any]
     done, wanted = checkpoint["epoch"] + 1, settings["trainer"]["max_epochs"]
     if done >= wanted:
         raise UserError(f"ckpt_path={path} has trained {done} epochs already; set trainer.max_epochs above that.")
-
-
-def flatten(value: Any, key: str) -> dict[str, Any]:
-    """Dotted key -> JSON text of each value below a node."""
-    if not isinstance(value, dict) or not value:
-        return {key: json.dumps(value)}
-    return {k: text for name, inner in value.items() for k, text in flatten(inner, f"{key}.{name}").items()}

@@ -3,7 +3,7 @@
 - Attention: the maps of one user, and statistics of maps over test cases (`seqgen.diagnosis.attention`).
 - Attention that draws: accuracy against diversity by temperature and number of draws (`seqgen.diagnosis.diversity`).
 - A model that diffuses: noise schedule, each part of the objective by step, validation accuracy by setting of inference
-  (`seqgen.diagnosis.diffusion`).
+  (`seqgen.diagnosis.denoising`).
 
 The run's own configuration comes from the checkpoint. Writes one picture each and `diagnose.json`, and logs pictures
 and numbers to W&B with `logger=wandb`.
@@ -112,7 +112,7 @@ def _looked_into(
     cfg: DictConfig, trained: "TrainedRun"
 ) -> tuple[dict[str, Any], dict[str, "Figure"], dict[str, float]]:
     """Of all parts that the model has: the numbers, the pictures, and what is logged; says what is left out."""
-    from seqgen.diagnosis import attention, attention_pictures, diffusion, diversity
+    from seqgen.diagnosis import attention, attention_pictures, denoising, diversity
     from seqgen.model.cddrec import CDDRec
     from seqgen.model.encoded import EncodedRecommender
 
@@ -137,10 +137,10 @@ def _looked_into(
     else:
         print("Left out: diversity.png and the spread over draws, since this model's attention draws nothing.")
     if isinstance(model, CDDRec):
-        parts = diffusion.measure(trained, batches=cfg.batches)
+        parts = denoising.measure(trained, batches=cfg.batches)
         told |= parts
-        figures |= diffusion.draw(parts, metric=trained.config.monitor)
-        logged |= diffusion.logged(parts)
+        figures |= denoising.draw(parts, metric=trained.config.monitor)
+        logged |= denoising.logged(parts)
     return told, figures, logged
 
 

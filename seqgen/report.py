@@ -5,7 +5,6 @@ and does without torch. In order: runs, groups of runs over seeds, paired differ
 """
 
 import argparse
-import difflib
 import json
 import os
 import re
@@ -20,8 +19,9 @@ import polars as pl
 from rich.console import Console
 from rich.table import Column, Table
 
-from seqgen.errors import UserError
+from seqgen.errors import UserError, nearest
 from seqgen.results import identity
+from seqgen.settings import flatten
 
 DEFAULT_METRICS = [f"test/{name}" for name in ("hr@10", "ndcg@10", "mrr", "coverage@10", "novelty@10")]
 DIVERSITY = ("hr", "ndcg", "category_coverage", "ild", "f", "coverage", "gini")  # what `diversity@K` stands for
@@ -38,12 +38,6 @@ class Run:
     data: tuple[str, str]  # name and fingerprint; what two runs must share to be compared
     settings: dict[str, str]  # dotted key -> JSON text; what the runs of a group share
     numbers: dict[str, float]  # what a column can show
-
-
-def _flatten(value: Any, key: str = "") -> dict[str, str]:
-    if not isinstance(value, dict) or not value:
-        return {key[1:]: json.dumps(value, sort_keys=True)}
-    return {k: text for name, item in value.items() for k, text in _flatten(item, f"{key}.{name}").items()}
 
 
 def _read(file: Path) -> Run | str:
@@ -66,7 +60,7 @@ def _read(file: Path) -> Run | str:
         if trainer.get("limit_test_batches", 1.0) != 1.0:
             return f"not in the table: {file.parent}, tested on a part of the users"
         data = (names[2], str(results["data"]["fingerprint"]))
-        settings = {**_flatten(identity(config)), "data.fingerprint": data[1]}
+        settings = {**flatten(identity(config)), "data.fingerprint": data[1]}
         seeds = [settings.pop(key) for key in sorted(settings) if key == "seed" or key.endswith(".seed")]
         return Run(file, results["run_id"], (results["seed"], *seeds), names, data, settings, numbers)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -118,8 +112,8 @@ def _group(runs: list[Run]) -> dict[str, list[Run]]:
     return {labels[key]: group for key, group in same.items()}
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
-    return f"did you mean {difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)[0]}?"
+def _known(name: str, names: Iterable[str]) -> str:
+    return nearest(name, list(names)) or f"; choose one of {', '.join(names)}"
 
 
 def _columns(metrics: Iterable[str], known: Collection[str]) -> list[str]:
@@ -130,7 +124,7 @@ def _columns(metrics: Iterable[str], known: Collection[str]) -> list[str]:
         group = [f"test/{part}@{k}" for part in DIVERSITY] if name == "diversity" else [metric]
         columns += [column for column in group if column in known] or [metric]
     if unknown := [name for name in columns if name not in known]:
-        raise UserError(f"unknown metric {unknown[0]}: {_nearest(unknown[0], known)}")
+        raise UserError(f"unknown metric {unknown[0]}{_known(unknown[0], known)}")
     return list(dict.fromkeys(columns))
 
 
@@ -142,7 +136,7 @@ def _baselines(groups: dict[str, list[Run]], name: str | None) -> dict[tuple[str
         names += [("/".join(run.names[:n]) + end, label) for end in ("", extra) for n in (1, 2, 3)]
     fits = [label for label in groups if name is None or (name.replace(" ", ""), label) in names]
     if not fits:
-        raise UserError(f"unknown baseline {name}: {_nearest(str(name), dict(names))}")
+        raise UserError(f"unknown baseline {name}{_known(str(name), dict(names))}")
     found = {groups[label][0].data: label for label in reversed(fits)}
     if name is not None and len(found) < len(fits):
         raise UserError(f"baseline {name} fits several groups, write one of: {'; '.join(fits)}")

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqgen import config
 from seqgen.check import check
-from seqgen.errors import UserError
+from seqgen.errors import SettingError, UserError
 
 CONF = ROOT / "conf"
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != "local")
@@ -124,9 +124,19 @@ def test_precedence_is_command_line_then_experiment_then_model_then_root(tmp_pat
         (["model=genatt", "model.inference.samples=2.5"], "model.inference.samples=2.5 must be an integer"),
         (["model=genatt", "model.inference.samples=true"], "model.inference.samples=True must be an integer"),
         (["model=genatt", "model.inference.temperature=hot"], "model.inference.temperature=hot must be a number"),
-        (["model=genatt", "+model.inference.draws=2"], "must hold samples, temperature, and nothing else"),
-        (["model=sasrec", "~model.inference.samples"], "must hold samples, temperature, and nothing else"),
-        (["model=sasrec", "model.inference=null"], "model.inference=None must be a node of samples, temperature"),
+        (["model=genatt", "+model.inference.draws=2"], "model.inference.draws is not a key of seqgen.layers.Inference"),
+        (["model=sasrec", "~model.inference.samples"], "model.inference.samples is"),
+        (["model=sasrec", "model.inference=null"], "model.inference=None must be"),
+        (["model=sasrec", "+model.extra_tokens=2"], "model.extra_tokens is not a key of seqgen.model.sasrec.SASRec"),
+        (["model=sasrec", "model.norm=both"], "model.norm=both must be query or post or pre"),
+        (
+            ["model=sasrec", "attention=vae", "attention.columns=slots"],
+            "attention.columns=slots must be rel",
+        ),
+        (
+            ["attention=diffusion", "attention.clean_map=zero"],
+            "attention.clean_map=zero must be",
+        ),
         (["metrics.k=10"], "metrics.k=10 must be a list of int"),
         (["metrics.k=[]"], "metrics.k=[] must hold at least one list length"),
         (["metrics.k=[0,5]"], "metrics.k=[0, 5] must hold at least one list length, each at least 1"),
@@ -164,17 +174,25 @@ def test_refused_before_anything_is_built(overrides: list[str], told: str, tmp_p
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["model=sasrec", "attention.num_heads=3"], "attention.num_heads=3 does not divide model.hidden_dim=64"),
+        (["model=sasrec", "attention.num_heads=3"], "attention.num_heads=3 does not divide hidden_dim=64"),
         (["attention.window=0"], "attention.window=0 must be at least 1"),
         (["attention.alpha=1.5"], "attention.alpha=1.5 must lie in [0, 1]"),
         (["model.dropout=1.0"], "model.dropout=1.0 must lie in [0, 1)"),
         (["model.num_layers=0"], "model.num_layers=0 must be at least 1"),
-        (["model.temperature=0"], "model.temperature=0 must be above 0"),
+        (["model.temperature=0"], "model.temperature=0 must be a number above 0"),
         (["model.time_span=0"], "model.time_span=0 must be at least 1"),
-        (["attention=vae", "attention.kl_weight=-1"], "attention.kl_weight=-1 must not be negative"),
+        (["attention=vae", "attention.kl_weight=-1"], "attention.kl_weight=-1 must be a number of at least 0"),
         (["metrics.k=[10,1000]"], "metrics.k=[10, 1000] must be list lengths between 1 and"),
         (["data.batch_size=0"], "data.batch_size=0 must be at least 1"),
         (["data.min_user_interactions=2"], "data.min_user_interactions=2 must be at least 3"),
+        (["data.stride=9", "data.windows=all"], "data.stride=9 must lie in 1 to max_len=8"),
+        (["data.source.num_categories=0"], "data.source.num_categories=0 must lie in 1 to num_items=40"),
+        (["model=cddrec", "diffusion.steps=0"], "diffusion.steps must be at least 1"),
+        (["attention=diffusion", "attention.schedule.steps=0"], "attention.schedule.steps must be at least 1"),
+        (
+            ["attention=diffusion", "diffusion@attention.schedule=sigmoid", "attention.schedule.temperature=0"],
+            "attention.schedule.temperature=0 must be a number above 0",
+        ),
         (["data.min_item_interactions=999"], "no interaction is left after filtering"),
         (["data=ml1m", "data.source.url=null", "paths.data_dir=/nowhere"], "needs the file /nowhere/ml-1m/ratings.dat"),
         (["optimizer.lr=-1"], "optimizer or scheduler: Invalid learning rate"),
@@ -236,6 +254,36 @@ def test_all_that_is_measured_can_be_watched(tmp_path: Path) -> None:
         mode = "min" if "gini" in name else "max"
         stop = "callbacks.early_stopping"
         check(compose(tmp_path, "metrics.k=[1,5]", "monitor=val/mrr", f"{stop}.monitor={name}", f"{stop}.mode={mode}"))
+
+
+class Part:
+    def __init__(self, *, size: int, **parts: Any) -> None:
+        if size < 1:
+            raise SettingError(f"size={size} must be at least 1.")
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        (("part",), "part.size"),
+        (("whole", "part"), "whole.part.size"),
+        (("whole", "part", "part"), "whole.part.part.size"),
+        (("copy", "part"), "whole.part.size"),  # what a user sets, not the copy
+        (("host", "inner", "part"), "whole.part.size"),
+    ],
+)
+def test_a_refused_setting_is_named_by_the_path_that_a_user_sets(
+    path: tuple[str, ...], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seqgen.config.Part", Part, raising=False)  # a name that Hydra can import
+    node: Any = {"_target_": "seqgen.config.Part", "size": 0}
+    for name in reversed(named.split(".")[1:-1]):
+        node = {"_target_": "seqgen.config.Part", "size": 1, name: node}
+    key = named.split(".")[0]
+    copies = {"copy": "${whole}", "host": {"_target_": "seqgen.config.Part", "size": 1, "inner": "${whole}"}}
+    cfg = OmegaConf.create({key: node, **(copies if key == "whole" else {})})
+    with pytest.raises(UserError, match=rf"^{re.escape(named)}=0 must be at least 1\.$"):
+        config.build(cfg, path[0])
 
 
 def test_the_sentence_for_an_error_of_ours_is_none() -> None:

@@ -95,7 +95,9 @@ def test_diversity_stands_for_the_columns_that_the_runs_have(tmp_path):
     assert frame["test/f@5"].item() == pytest.approx(0.4)
     assert frame.equals(report([tmp_path], metrics=["test/mrr", *have, "parameters"]))
     assert report([tmp_path], metrics=["diversity@10"])["test/gini@10"].item() == 0.5
-    assert sentence_of(tmp_path, metrics=["diversity@7"]).startswith("unknown metric diversity@7: did you mean ")
+    assert sentence_of(tmp_path, metrics=["diversity@7"]).startswith(
+        "unknown metric diversity@7; choose one of test/hr@5, "
+    )
 
 
 def test_labels_are_made_unique_by_the_differing_keys(tmp_path):
@@ -352,14 +354,14 @@ def two_runs(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--metrics", "test/ndgc@10"], "unknown metric test/ndgc@10: did you mean test/ndcg@10?"),
+        (["--metrics", "test/ndgc@10"], "unknown metric test/ndgc@10; did you mean test/ndcg@10"),
         (
             ["--compare", "test/coverage@10"],
             "cannot compare test/coverage@10: use test/ndcg@K, test/hr@K or test/mrr",
         ),
         (["--compare", "val/ndcg@10"], "cannot compare val/ndcg@10: use test/ndcg@K, test/hr@K or test/mrr"),
         (["--compare", "test/hr@0"], "cannot compare test/hr@0: use test/ndcg@K, test/hr@K or test/mrr"),
-        (["--baseline", "b/sofmax"], "unknown baseline b/sofmax: did you mean b/softmax?"),
+        (["--baseline", "b/sofmax"], "unknown baseline b/sofmax; did you mean b/softmax"),
         (["--samples", "0"], "samples=0 must be at least 1 and seed=0 at least 0"),
         (["--seed", "-1"], "samples=10000 must be at least 1 and seed=-1 at least 0"),
     ],

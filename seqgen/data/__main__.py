@@ -35,15 +35,16 @@ def make(cfg: DictConfig) -> None:
     """Print the card of a composed configuration and write its page into the output folder.
 
     Raises:
-        UserError: Something in the configuration, the data or a file is to be mended.
+        UserError: Something in the configuration, the data or a file is wrong.
     """
     check(cfg)
-    from seqgen.data.card import card, print_card  # torch; --help answers without it
-    from seqgen.data.page import write_page
+    from seqgen.card.numbers import card  # torch; --help answers without it
+    from seqgen.card.page import write_page
+    from seqgen.card.tables import print_card
 
-    told = card(config.build(cfg, "data"))
-    print_card(told)
-    print(f"Page: {write_page(told, cfg.paths.output_dir)}")
+    numbers = card(config.build(cfg, "data"))
+    print_card(numbers)
+    print(f"Page: {write_page(numbers, cfg.paths.output_dir)}")
 
 
 @hydra.main(config_path=config.CONFIG_DIR, config_name="card", version_base="1.3")

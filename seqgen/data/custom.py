@@ -9,14 +9,14 @@ they stand in the files where there is none.
 import glob
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import polars as pl
 
 from seqgen.data.datamodule import SequenceDataModule
 from seqgen.data.sources import Source
 from seqgen.data.table import COMPRESSED, ENDINGS, NAMES, SEPARATORS, Table, ending
-from seqgen.errors import UserError
+from seqgen.errors import SettingError
 
 TimeUnit = Literal["s", "ms", "us", "ns", "order"]
 
@@ -41,22 +41,20 @@ def interaction_log(path: str, *, columns: dict[str, str | None], time_unit: Tim
     """The log as a `Source`.
 
     Raises:
-        UserError: No file is found, a file has an unknown ending, or a column is missing.
+        SettingError: No file is found, a file has an unknown ending, or a column is missing.
     """
-    if time_unit not in (None, *get_args(TimeUnit)):
-        raise UserError(f"data.time_unit={time_unit} does not exist; choose one of {', '.join(get_args(TimeUnit))}.")
     files = _files(path)
     kept = {name: column for name, column in columns.items() if column is not None}
     unknown = kept.keys() - NAMES.keys()
     if unknown:
-        raise UserError(f"data.columns.{min(unknown)} is no column seqgen reads; use {', '.join(NAMES)}.")
+        raise SettingError(f"columns.{min(unknown)} is no column seqgen reads; use {', '.join(NAMES)}.")
     for name in ("user", "item"):
         if name not in kept:
-            raise UserError(f"data.columns.{name} is needed: the column of {files[0]} that holds the {name}.")
+            raise SettingError(f"columns.{name} is needed: the column of {files[0]} that holds the {name}.")
     if len(set(kept.values())) < len(kept):
-        raise UserError(f"data.columns names one column twice ({', '.join(kept.values())}); give each its own.")
+        raise SettingError(f"columns names one column twice ({', '.join(kept.values())}); give each its own.")
     if time_unit is not None and "timestamp" not in kept:
-        raise UserError(f"data.time_unit={time_unit} has no effect without data.columns.timestamp; leave it null.")
+        raise SettingError(f"time_unit={time_unit} has no effect without columns.timestamp; leave it null.")
     form = ending(files[0])
     # The first hundred ratings may all be whole. Ids of a text file are text, so that 7, 007 and A7 are told apart;
     # whole numbers are found again at the end.
@@ -81,11 +79,11 @@ def _files(path: str) -> tuple[Path, ...]:
         found = sorted(file for file in place.iterdir() if ending(file) in ENDINGS)
     found = [file for file in found if file.is_file()]
     if not found:
-        raise UserError(f"data.path={path} names no file; give a file, a pattern, or a folder of {', '.join(ENDINGS)}.")
+        raise SettingError(f"path={path} names no file; give a file, a pattern, or a folder of {', '.join(ENDINGS)}.")
     endings = {ending(file) for file in found}
     if len(endings) > 1 or not endings <= set(ENDINGS):
-        raise UserError(
-            f"data.path={path} holds files ending in {', '.join(sorted(end or 'nothing' for end in endings))}; "
+        raise SettingError(
+            f"path={path} holds files ending in {', '.join(sorted(end or 'nothing' for end in endings))}; "
             f"give files of one kind of {', '.join(ENDINGS)}, which may be compressed ({', '.join(COMPRESSED)})."
         )
     return tuple(found)

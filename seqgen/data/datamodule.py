@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import polars as pl
 import pytorch_lightning as L
@@ -27,14 +27,12 @@ from seqgen.data.split import (
     training_windows,
     without_cold_targets,
 )
-from seqgen.errors import UserError
+from seqgen.errors import SettingError, UserError
 
 SplitName = Literal["leave_one_out", "global_time"]
 ColdTargets = Literal["keep", "exclude"]
 Windows = Literal["last", "all"]
 Storage = Literal["memory", "device", "mmap"]
-CHOICES: dict[str, Any] = {"repeats": Repeats, "split": SplitName, "target": Target}
-CHOICES |= {"cold_targets": ColdTargets, "windows": Windows, "storage": Storage}
 
 
 class SequenceDataModule(L.LightningDataModule):
@@ -62,6 +60,9 @@ class SequenceDataModule(L.LightningDataModule):
             mapped (`mmap`).
         num_workers: Processes that make batches; 0 is fastest for data in memory.
         seed: Decides, with the epoch, the order of users.
+
+    Raises:
+        SettingError: A number is too small, or a setting has no effect beside the others.
     """
 
     def __init__(
@@ -95,8 +96,8 @@ class SequenceDataModule(L.LightningDataModule):
         for name, value in least.items():
             if given[name] < value:
                 why = " (a training item, a validation and a test target)" if value == 3 else ""
-                raise UserError(f"data.{name}={given[name]} must be at least {value}{why}.")
-        self._check_choices(given)
+                raise SettingError(f"{name}={given[name]} must be at least {value}{why}.")
+        self._refuse_without_effect(given)
         self.source, self.cache_dir = source, cache_dir
         self.filters = Filters(
             min_rating=min_rating,
@@ -113,21 +114,16 @@ class SequenceDataModule(L.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.storage = batch_size, eval_batch_size, storage
 
     @staticmethod
-    def _check_choices(given: dict[str, Any]) -> None:
-        """Refuse unknown choices, and settings that have no effect."""
-        for name, choices in CHOICES.items():
-            if given[name] not in get_args(choices) and not (name == "target" and given[name] is None):
-                listed = ", ".join(get_args(choices))
-                raise UserError(f"data.{name}={given[name]} does not exist; choose one of {listed}.")
+    def _refuse_without_effect(given: dict[str, Any]) -> None:
         for name in ("val_from", "test_from", "target"):
             if given["split"] != "global_time" and given[name] is not None:
-                raise UserError(f"data.{name} has no effect with data.split={given['split']}; leave it null.")
+                raise SettingError(f"{name} has no effect with split={given['split']}; leave it null.")
         if given["stride"] is not None and given["windows"] != "all":
-            raise UserError("data.stride has no effect with data.windows=last; leave it null, or set data.windows=all.")
+            raise SettingError("stride has no effect with windows=last; leave it null, or set windows=all.")
         if given["stride"] is not None and not 1 <= given["stride"] <= given["max_len"]:
-            raise UserError(f"data.stride={given['stride']} must lie in 1 to data.max_len={given['max_len']}.")
+            raise SettingError(f"stride={given['stride']} must lie in 1 to max_len={given['max_len']}.")
         if given["storage"] == "device" and given["num_workers"]:
-            raise UserError("data.storage=device needs data.num_workers=0: other processes cannot share the device.")
+            raise SettingError("storage=device needs num_workers=0: other processes cannot share the device.")
 
     @cached_property
     def prepared(self) -> Prepared:
@@ -143,7 +139,7 @@ class SequenceDataModule(L.LightningDataModule):
 
     @cached_property
     def split(self) -> Split:
-        """Training part, validation and test cases, and what is told of them."""
+        """Training part, validation and test cases, and facts about them."""
         if self.split_name == "global_time":
             bounds: Any = {"val_from": self.val_from, "test_from": self.test_from}
             split = global_time_split(self.sequences, self.prepared, **bounds, target=self.target)
@@ -180,7 +176,7 @@ class SequenceDataModule(L.LightningDataModule):
         )
 
     def facts(self) -> dict[str, Any]:
-        """What `results.json` tells of the data: the preparation and the split."""
+        """What `results.json` says of the data: the preparation and the split."""
         told = {name: value for name, value in self.prepared.meta.items() if name != "settings"} | self.split.facts
         # Two runs are compared where this is the same: the data, and what is asked of it.
         asked = [told[name] for name in ("val_from", "test_from", "target") if name in told]

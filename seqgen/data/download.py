@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TaskID, TransferSpeedColumn
 
 from seqgen import __version__
-from seqgen.errors import UserError
+from seqgen.errors import SettingError, UserError
 
 RECORDS = "downloads.json"
 LOCK = ".download.lock"
@@ -98,10 +98,10 @@ def recorded(file: Path) -> str | None:
 def _check_source(url: str, checksum: str | None) -> str | None:
     """Refuses what cannot be fetched or compared; returns the name of the archive, if `url` is one."""
     if not url.lower().startswith(("http://", "https://")):
-        raise UserError(f"data.source.url={_line(url)} must begin with http:// or https://.")
+        raise SettingError(f"url={_line(url)} must begin with http:// or https://.")
     if checksum is not None and not re.fullmatch(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", str(checksum).lower()):
-        raise UserError(
-            f"data.source.checksum={_line(checksum)} must be md5: and 32 hexadecimal digits, or sha256: and 64 of them."
+        raise SettingError(
+            f"checksum={_line(checksum)} must be md5: and 32 hexadecimal digits, or sha256: and 64 of them."
         )
     address = re.split("[?#]", url)[0]
     return address.rpartition("/")[2] if address.lower().endswith(".zip") else None

@@ -19,7 +19,7 @@ import polars as pl
 
 from seqgen.data.download import obtain
 from seqgen.data.table import Table
-from seqgen.errors import UserError
+from seqgen.errors import SettingError, UserError
 
 GROUPLENS = "https://grouplens.org/datasets/movielens/"
 AMAZON_2014 = "https://jmcauley.ucsd.edu/data/amazon/"
@@ -207,7 +207,7 @@ def amazon_2014(
     found: str = form or next((name for name, file in logs.items() if (place / file).is_file()), "5core")
     if found == "table":
         if categories is None:
-            raise UserError("data.source.form=table needs data.source.categories, a column of items.csv.gz.")
+            raise SettingError("form=table needs categories, a column of items.csv.gz.")
         return interaction_table(data_dir, folder, categories, AMAZON_2014)
     if found == "sequences":
         return sequence_lines(data_dir, folder)

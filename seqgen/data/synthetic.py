@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from seqgen.data.sources import Source
-from seqgen.errors import UserError
+from seqgen.errors import SettingError
 
 LATENT_DIM = 8
 SPREAD = 0.1  # of a category's items around its centre
@@ -47,22 +47,25 @@ def synthetic(
         taste_weight: Weight b of the user's latent taste.
         popularity_weight: Weight c of popularity.
         seed: Of the generator; independent of the run's seed, so that all runs see the same data.
+
+    Raises:
+        SettingError: A number is out of its range.
     """
     parameters = dict(locals()) | {"latent_dim": LATENT_DIM, "spread": SPREAD, "sharpness": SHARPNESS}
     if not 3 <= min_length <= max_length < num_items:
-        raise UserError(
-            f"data.source.min_length={min_length} and max_length={max_length} must satisfy 3 <= min_length <= "
+        raise SettingError(
+            f"min_length={min_length} and max_length={max_length} must satisfy 3 <= min_length <= "
             f"max_length < num_items={num_items}."
         )
     if not 1 <= num_categories <= num_items:
-        raise UserError(f"data.source.num_categories={num_categories} must lie in 1 to num_items={num_items}.")
+        raise SettingError(f"num_categories={num_categories} must lie in 1 to num_items={num_items}.")
     for name, value, least in (("num_users", num_users, 1), ("seed", seed, 0)):
         if value < least:
-            raise UserError(f"data.source.{name}={value} must be at least {least}.")
-    weights = (transition_weight, taste_weight, popularity_weight)
-    if min(weights) < 0 or taste_weight + popularity_weight == 0:
-        raise UserError(
-            f"data.source.transition_weight, taste_weight and popularity_weight are {weights}: none may be negative, "
+            raise SettingError(f"{name}={value} must be at least {least}.")
+    weights = {name: value for name, value in parameters.items() if name.endswith("_weight")}
+    if min(weights.values()) < 0 or taste_weight + popularity_weight == 0:
+        raise SettingError(
+            f"{', '.join(f'{name}={value}' for name, value in weights.items())}: none may be negative, "
             "and the last two not both zero, since they draw a user's first item."
         )
     return Source(

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from seqgen.errors import UserError
+from seqgen.errors import SettingError, UserError
 
 Prediction = Literal["clean", "noise", "previous"]
 Step = int | Tensor
@@ -27,7 +27,7 @@ class Diffusion(nn.Module):
         beta: Variance of the noise of each step, (T,), each in (0, 1).
 
     Raises:
-        UserError: There is no step, or a variance is outside (0, 1).
+        SettingError: Of `steps`, T, which every schedule takes: there is none, or a variance is outside (0, 1).
     """
 
     alpha_bar: Tensor
@@ -35,11 +35,11 @@ class Diffusion(nn.Module):
     def __init__(self, beta: Tensor) -> None:
         super().__init__()
         beta = beta.double()
-        if beta.ndim != 1 or len(beta) == 0:
-            raise UserError("diffusion.steps must be at least 1.")
+        if len(beta) == 0:
+            raise SettingError("steps must be at least 1.")
         if not bool(((beta > 0) & (beta < 1)).all()):
-            raise UserError(
-                f"diffusion: the noise of a step must have a variance in (0, 1), but runs from {beta.min():.3g} to "
+            raise SettingError(
+                f"steps={len(beta)} must each add noise of a variance in (0, 1), but it runs from {beta.min():.3g} to "
                 f"{beta.max():.3g}; change the schedule's bounds."
             )
         alpha_bar = torch.cat([beta.new_ones(1), (1 - beta).cumprod(0)])
@@ -151,7 +151,7 @@ class Diffusion(nn.Module):
             UserError: There are not so many steps.
         """
         if not 1 <= count <= self.num_steps:
-            raise UserError(f"{count} reverse steps must lie in 1 to diffusion.steps={self.num_steps}.")
+            raise UserError(f"{count} reverse steps must lie in 1 to the {self.num_steps} steps of the schedule.")
         return [round(self.num_steps * k / count) for k in range(count, -1, -1)]
 
 

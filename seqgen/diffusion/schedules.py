@@ -1,11 +1,14 @@
-"""Noise schedules: how much of the signal is left after each of T steps. conf/diffusion/x.yaml builds function x."""
+"""Noise schedules: how much of the signal is left after each of T steps. conf/diffusion/x.yaml builds function x.
+
+All raise a `SettingError` where a setting gives no schedule.
+"""
 
 import math
 
 import torch
 
 from seqgen.diffusion.process import Diffusion, from_alpha_bar
-from seqgen.errors import UserError
+from seqgen.errors import check_positive
 
 
 def linear(*, steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Diffusion:
@@ -27,8 +30,7 @@ def scaled_linear(*, steps: int, beta_start: float = 1e-4, beta_end: float = 0.0
         beta_start: Variance of the first step.
         beta_end: Variance of the last step.
     """
-    if beta_start <= 0 or beta_end <= 0:
-        raise UserError(f"diffusion.beta_start={beta_start} and beta_end={beta_end} must be above 0.")
+    check_positive(beta_start=beta_start, beta_end=beta_end)
     deviation = torch.linspace(beta_start**0.5, beta_end**0.5, max(steps, 0), dtype=torch.float64)
     return Diffusion(deviation**2)
 
@@ -67,8 +69,7 @@ def sigmoid(
         temperature: Divides the arguments; smaller is steeper.
         max_beta: Largest variance of a step.
     """
-    if temperature <= 0:
-        raise UserError(f"diffusion.temperature={temperature} must be above 0.")
+    check_positive(temperature=temperature)
 
     def alpha_bar(u: torch.Tensor) -> torch.Tensor:
         low, high = (torch.sigmoid(torch.tensor(x / temperature, dtype=torch.float64)) for x in (start, end))

@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from seqgen.attention import Aux, Auxiliary, added
-from seqgen.checkpoint import flatten
 from seqgen.data.catalog import Catalog
 from seqgen.data.sequences import Group, SequenceBatch
 from seqgen.errors import UserError, argument
 from seqgen.metrics import RankingMetrics, target_ranks, top_items
 from seqgen.numerics import full_precision
+from seqgen.settings import flatten
 
 Loss = Callable[[Tensor, Tensor, Tensor, SequenceBatch], Tensor]
 MakeOptimizer = Callable[[Iterable[torch.nn.Parameter]], Optimizer]

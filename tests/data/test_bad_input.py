@@ -367,7 +367,7 @@ def test_a_folder_without_one_kind_of_file(names: list[str], told: str, tmp_path
     (tmp_path / "log").mkdir()
     for name in names:
         (tmp_path / "log" / name).write_text("x")
-    refuses(tmp_path / "log", tmp_path, f"data.path={tmp_path}/log {told}")
+    refuses(tmp_path / "log", tmp_path, f"path={tmp_path}/log {told}")
 
 
 @pytest.mark.parametrize("name", ["log.xlsx", "log.csv.zip", "log.csv.bz2", "log.gz", "log"])
@@ -380,7 +380,7 @@ def test_an_unknown_ending(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["log.csv", "none/*.csv", "*.csv"])
 def test_a_path_without_files(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()  # is no file, though the pattern meets it
-    refuses(tmp_path / name, tmp_path, f"data.path={tmp_path / name} names no file; give a file")
+    refuses(tmp_path / name, tmp_path, f"path={tmp_path / name} names no file; give a file")
 
 
 # --- Ids, ratings and times of a type that will not do
@@ -511,16 +511,15 @@ def test_a_unit_of_dates(unit: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"time_unit": "min"}, "data.time_unit=min does not exist; choose one of s, ms, us, ns, order."),
-        ({"time_unit": "s", "columns": COLUMNS | {"timestamp": None}}, "data.time_unit=s has no effect without"),
-        ({"columns": COLUMNS | {"user": None}}, "data.columns.user is needed: the column of"),
-        ({"columns": COLUMNS | {"price": "what"}}, "data.columns.price is no column seqgen reads; use user, item"),
+        ({"time_unit": "s", "columns": COLUMNS | {"timestamp": None}}, "time_unit=s has no effect without"),
+        ({"columns": COLUMNS | {"user": None}}, "columns.user is needed: the column of"),
+        ({"columns": COLUMNS | {"price": "what"}}, "columns.price is no column seqgen reads; use user, item"),
         ({"columns": COLUMNS | {"category": "kind"}}, "data.columns.category=kind is no column of"),
     ],
 )
 def test_settings_of_a_log(settings: Any, told: str, tmp_path: Path) -> None:
     if "is needed" in told:
-        told = f"data.columns.user is needed: the column of {tmp_path / 'log.csv'} that holds the user."
+        told = f"columns.user is needed: the column of {tmp_path / 'log.csv'} that holds the user."
         with pytest.raises(UserError) as caught:
             prepared_of(table(tmp_path / "log.csv"), tmp_path, **settings)
         assert str(caught.value) == told
@@ -608,11 +607,11 @@ TIMELY = "data.split=global_time"
         (["data.min_rating=3"], "data.min_rating has no effect on log, which has no ratings; leave it null", 0),
         (["data.min_rating=good"], "data.min_rating=good must be a number", 0),
         (["data.repeats=foo"], "data.repeats=foo must be keep or drop_consecutive or drop_repeats", 0),
-        (["data.stride=3"], "data.stride has no effect with data.windows=last; leave it null, or", 0),
-        (["data.stride=99", "data.windows=all"], "data.stride=99 must lie in 1 to data.max_len=50", 0),
-        (["data.stride=0", "data.windows=all"], "data.stride=0 must lie in 1 to data.max_len=50", 0),
-        (["data.target=first"], "data.target has no effect with data.split=leave_one_out; leave it null", 0),
-        (["data.val_from=0.5"], "data.val_from has no effect with data.split=leave_one_out; leave it null", 0),
+        (["data.stride=3"], "data.stride has no effect with windows=last; leave it null, or", 0),
+        (["data.stride=99", "data.windows=all"], "data.stride=99 must lie in 1 to max_len=50", 0),
+        (["data.stride=0", "data.windows=all"], "data.stride=0 must lie in 1 to max_len=50", 0),
+        (["data.target=first"], "data.target has no effect with split=leave_one_out; leave it null", 0),
+        (["data.val_from=0.5"], "data.val_from has no effect with split=leave_one_out; leave it null", 0),
         (["data.target=best", TIMELY], "data.target=best must be last or first or successive", 0),
         (["data.split=random"], "data.split=random must be leave_one_out or global_time", 0),
         (["data.time_unit=min"], "data.time_unit=min must be s or ms or us or ns or order", 0),

@@ -99,13 +99,13 @@ def test_low_ratings_are_dropped_and_categories_collected(tmp_path: Path) -> Non
             "data.columns.user=whom is no column of {path}; did you mean who.",
         ),
         (".csv", {"user": "x", "item": "what"}, None, "it has who, what, when, stars, kind."),
-        (".csv", {"user": "who", "item": None}, None, "data.columns.item is needed"),
-        (".csv", {"user": "who", "item": "who"}, None, "data.columns names one column twice (who, who)"),
+        (".csv", {"user": "who", "item": None}, None, "columns.item is needed"),
+        (".csv", {"user": "who", "item": "who"}, None, "columns names one column twice (who, who)"),
         (
             ".csv",
             {"user": "who", "item": "what", "price": "stars"},
             None,
-            "data.columns.price is no column seqgen reads",
+            "columns.price is no column seqgen reads",
         ),
         (
             ".csv",

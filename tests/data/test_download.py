@@ -392,13 +392,13 @@ def test_a_checksum_is_not_held_against_several_files(site: Site, folder: Path) 
 @pytest.mark.parametrize("checksum", ["", "abc", "sha1:" + "0" * 40, "md5:" + "0" * 31, "sha256:" + "g" * 64, "md5:\n"])
 def test_a_malformed_checksum_is_told_before_the_download(site: Site, folder: Path, checksum: str) -> None:
     call = partial(obtain, folder, ["a.csv"], page=PAGE, url=site.url + "/set.zip", checksum=checksum)
-    refusal("data.source.checksum", "md5:", "sha256:", call=call)
+    refusal("checksum", "md5:", "sha256:", call=call)
     assert site.requests == []
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://example.org/set.zip", "example.org/set.zip"])
 def test_only_http_is_spoken(folder: Path, url: str) -> None:
-    refusal(f"data.source.url={url}", "https://", call=lambda: obtain(folder, ["passwd"], page=PAGE, url=url))
+    refusal(f"url={url}", "https://", call=lambda: obtain(folder, ["passwd"], page=PAGE, url=url))
     assert not folder.exists()
 
 

@@ -135,13 +135,11 @@ def test_another_moment_makes_another_catalogue(make):
         ({"test_from": "2030-01-01"}, "leaves no test case with T1=2017-09-12 and T2=2030-01-01; move data.val_from"),
         ({"val_from": "spring"}, "data.val_from=spring must be a date such as 2018-03-01, or a share"),
         ({"val_from": 1.5}, "data.val_from=1.5 must be a share between 0 and 1"),
-        ({"split": "leave_one_out"}, "data.min_user_interactions=1 must be at least 3"),
-        ({"split": "leave_one_out", "min_user_interactions": 3}, "data.val_from has no effect with data.split=leave"),
-        ({"split": "random"}, "data.split=random does not exist; choose one of leave_one_out, global_time"),
-        ({"target": "middle"}, "data.target=middle does not exist; choose one of last, first, successive"),
-        ({"stride": 3}, "data.stride has no effect with data.windows=last"),
-        ({"stride": 7, "windows": "all"}, "data.stride=7 must lie in 1 to data.max_len=6"),
-        ({"storage": "device", "num_workers": 1}, "data.storage=device needs data.num_workers=0"),
+        ({"split": "leave_one_out"}, "min_user_interactions=1 must be at least 3"),
+        ({"split": "leave_one_out", "min_user_interactions": 3}, "val_from has no effect with split=leave"),
+        ({"stride": 3}, "stride has no effect with windows=last"),
+        ({"stride": 7, "windows": "all"}, "stride=7 must lie in 1 to max_len=6"),
+        ({"storage": "device", "num_workers": 1}, "storage=device needs num_workers=0"),
     ],
 )
 def test_refused(make, settings, told):

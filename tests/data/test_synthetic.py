@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seqgen.data.synthetic import synthetic
-from seqgen.errors import UserError
+from seqgen.errors import SettingError
 
 SMALL = {"num_users": 200, "num_items": 40, "num_categories": 5, "min_length": 4, "max_length": 15}
 
@@ -136,7 +136,7 @@ def test_draws_follow_the_truth_better_than_anything_near_it():
     ],
 )
 def test_refused_settings(settings, named):
-    with pytest.raises(UserError, match=r"data\.source") as error:
+    with pytest.raises(SettingError) as error:
         synthetic(**SMALL | settings)
     assert named in str(error.value)
     assert "\n" not in str(error.value)

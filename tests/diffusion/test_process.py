@@ -9,7 +9,7 @@ from torch.distributions import Normal, kl_divergence
 
 from seqgen.diffusion import schedules
 from seqgen.diffusion.process import Diffusion
-from seqgen.errors import UserError
+from seqgen.errors import SettingError, UserError
 
 SCHEDULES = {
     "linear": {"beta_end": 0.04},
@@ -166,15 +166,17 @@ def test_tables_are_not_rounded_with_the_network(process):
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_no_step_is_refused(name):
-    with pytest.raises(UserError, match=r"diffusion\.steps must be at least 1"):
+    with pytest.raises(SettingError, match=r"^steps must be at least 1"):
         getattr(schedules, name)(steps=0)
 
 
 def test_variances_outside_their_range_are_refused():
     for start, end in ((0.0, 0.1), (0.1, 1.0), (-0.1, 0.5)):
-        with pytest.raises(UserError, match=r"variance in \(0, 1\)"):
+        with pytest.raises(
+            SettingError, match=r"^steps=5 must each add noise of a variance in \(0, 1\), but it runs from"
+        ):
             schedules.linear(steps=5, beta_start=start, beta_end=end)
-    with pytest.raises(UserError, match=r"21 reverse steps must lie in 1 to diffusion\.steps=20"):
+    with pytest.raises(UserError, match=r"21 reverse steps must lie in 1 to the 20 steps"):
         schedules.linear(steps=T).grid(21)
     assert isinstance(schedules.linear(steps=1), Diffusion)
 

@@ -343,8 +343,11 @@ def test_noise_at_inference_is_the_same_for_all_and_shrinks_with_samples(make):
             "model.contrast.fourier_features=64 has no effect with weight=0",
         ),
         (["model.cross_divergence=kl", "diffusion.steps=1", "model.steps_per_batch=1"], "needs diffusion.steps of at"),
-        (["diffusion=sigmoid", "diffusion.temperature=0"], "diffusion.temperature=0 must be above 0"),
-        (["diffusion=scaled_linear", "diffusion.beta_start=-0.1"], "diffusion.beta_start=-0.1 and beta_end"),
+        (["diffusion=sigmoid", "diffusion.temperature=0"], "diffusion.temperature=0 must be a number above 0"),
+        (
+            ["diffusion=scaled_linear", "diffusion.beta_start=-0.1"],
+            "diffusion.beta_start=-0.1 must be a number",
+        ),
         (["model.views.crop=0.6", "model.contrast.weight=0"], "model.views has no effect with contrast.weight=0"),
         (["model.augmented_weight=1"], "model.augmented_weight has no effect without views"),
         (["model.augmented_weight=-1"], "model.augmented_weight=-1 must be a number of at least 0"),
@@ -356,7 +359,7 @@ def test_noise_at_inference_is_the_same_for_all_and_shrinks_with_samples(make):
         (["model.decoder.dropout=1.5"], "model.decoder.dropout=1.5 must lie in [0, 1)"),
         (["model.decoder.ffn_dim=0"], "model.decoder.ffn_dim=0 must be at least 1"),
         (["attention=vae", "attention.rank=50"], "attention.rank=50 saves nothing with max_len=10"),
-        (["diffusion.beta_end=2"], "must have a variance in (0, 1)"),
+        (["diffusion.beta_end=2"], "must each add noise of a variance in (0, 1)"),
     ],
 )
 def test_refused(make, overrides, told):

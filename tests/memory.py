@@ -1,4 +1,4 @@
-"""A source in memory, and a prepared set as a table, for the tests of this folder."""
+"""A source in memory, and a prepared set as a table, for tests of data and of its card."""
 
 from typing import Any
 

@@ -1,27 +1,22 @@
-"""The card of a data set: what it holds, what was filtered, and how far its split can be trusted.
-
-`card` gives plain numbers, those of the plots included; printing and the page (`seqgen.data.page`) read nothing else.
-`python -m seqgen.data` makes one from the command line.
-"""
+"""The numbers of a data card, those of the plots included: all that its tables and its page read."""
 
 from typing import Any
 
 import numpy as np
 import polars as pl
-from rich.console import Console
-from rich.table import Table
+import torch
 
 from seqgen.data.datamodule import SequenceDataModule
 from seqgen.data.prepare import first_of_repeats
 from seqgen.data.split import Cases
 from seqgen.data.times import day, spell
+from seqgen.metrics import gini
 
 MONTHS_FROM_DAYS = 120  # a shorter log is drawn by day
-Section = tuple[str, str, tuple[str, ...], list[tuple[str, ...]]]  # title, note for the page, header, rows of texts
 
 
 def card(data: SequenceDataModule) -> dict[str, Any]:
-    """What is told of a data set, as numbers, texts and lists of them, which JSON takes.
+    """The card of a data set: numbers, texts and lists of them, which JSON takes.
 
     Shares lie between 0 and 1. What needs times is None where there are none, `categories` likewise.
     """
@@ -74,12 +69,12 @@ def _steps(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _lengths(lengths: np.ndarray, train: np.ndarray, max_len: int) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """From the interactions and training interactions of each user, both (U,): numbers, and users by length."""
     names = ("min", "p05", "median", "p95", "max")
-    told = dict(zip(names, np.quantile(lengths, (0, 0.05, 0.5, 0.95, 1)).tolist(), strict=True))
+    numbers = dict(zip(names, np.quantile(lengths, (0, 0.05, 0.5, 0.95, 1)).tolist(), strict=True))
     beyond = np.maximum(train - (max_len + 1), 0)  # a window holds one item more than a model sees: its last target
-    told |= {"mean": float(lengths.mean()), "users_above_max_len": float((lengths > max_len).mean())}
-    told |= {"beyond_last_window": int(beyond.sum()) / max(int(train.sum()), 1)}
+    numbers |= {"mean": float(lengths.mean()), "users_above_max_len": float((lengths > max_len).mean())}
+    numbers |= {"beyond_last_window": int(beyond.sum()) / max(int(train.sum()), 1)}
     edges = np.unique(np.geomspace(lengths.min(), lengths.max() + 1, 31).round().astype(int))
-    return told, {"edges": edges.tolist(), "users": np.histogram(lengths, edges)[0].tolist()}
+    return numbers, {"edges": edges.tolist(), "users": np.histogram(lengths, edges)[0].tolist()}
 
 
 def _ties(times: np.ndarray, user: np.ndarray, offsets: np.ndarray) -> dict[str, float]:
@@ -97,14 +92,13 @@ def _repeats(user: np.ndarray, values: np.ndarray, first: np.ndarray) -> dict[st
 def _popularity(counts: np.ndarray) -> tuple[dict[str, float], dict[str, list[float]]]:
     """From the interactions of each item, (I,): numbers; counts at some ranks and the Lorenz curve at some shares."""
     rising, items, total = np.sort(counts), len(counts), int(counts.sum())
-    gini = 2 * int((np.arange(1, items + 1) * rising).sum()) / (items * total) - (items + 1) / items
     top = {f"top_{percent}_percent": int(rising[items + (-items * percent) // 100 :].sum()) for percent in (1, 10)}
     ranks = np.unique(np.geomspace(1, items, 200).round().astype(int))
     some = np.unique(np.linspace(0, items, 201).round().astype(int))
     held = np.concatenate([[0], rising.cumsum()])[some] / total
     curves = {"ranks": ranks, "counts": rising[items - ranks], "items": some / items, "held": held}
-    told = {"gini": gini, **{name: count / total for name, count in top.items()}}
-    return told, {name: curve.tolist() for name, curve in curves.items()}
+    numbers = {"gini": float(gini(torch.from_numpy(rising))), **{name: count / total for name, count in top.items()}}
+    return numbers, {name: curve.tolist() for name, curve in curves.items()}
 
 
 def _late(times: np.ndarray, train: Cases, stops: dict[str, np.ndarray], lengths: np.ndarray) -> dict[str, np.ndarray]:
@@ -122,15 +116,15 @@ def _part(data: SequenceDataModule, part: str, repeated: np.ndarray, late: np.nd
     cold = int((data.catalog.item_counts[data.sequences.values[cases.stop].long()] == 0).sum())
     hidden, count = int(repeated.sum()) if data.mask_seen else 0, len(cases)
     history = np.median((cases.stop - cases.start).numpy())
-    told = {"cases": count, "users": len(cases.users.unique()), "history_median": float(history)}
-    told |= {"left_out": data.split.facts[f"{part}_cold_targets"] if data.exclude_cold else 0}
-    told |= {"cold": cold, "cold_share": cold / count, "repeated": int(repeated.sum())}
-    told |= {"unhittable": hidden, "unhittable_share": hidden / count}
+    numbers = {"cases": count, "users": len(cases.users.unique()), "history_median": float(history)}
+    numbers |= {"left_out": data.split.facts[f"{part}_cold_targets"] if data.exclude_cold else 0}
+    numbers |= {"cold": cold, "cold_share": cold / count, "repeated": int(repeated.sum())}
+    numbers |= {"unhittable": hidden, "unhittable_share": hidden / count}
     if late is not None:
         early = int((late > 0).sum())
-        told |= {"leak_mean": float(late.mean()), "leak_median": float(np.median(late))}
-        told |= {"early": early, "early_share": early / count}
-    return told
+        numbers |= {"leak_mean": float(late.mean()), "leak_median": float(np.median(late))}
+        numbers |= {"early": early, "early_share": early / count}
+    return numbers
 
 
 def _categories(items: pl.DataFrame) -> dict[str, int] | None:
@@ -148,92 +142,12 @@ def _timeline(times: np.ndarray, unit: str, stops: dict[str, np.ndarray], facts:
         step = "M" if high - low > np.timedelta64(MONTHS_FROM_DAYS, "D") else "D"
         bounds = np.arange(low.astype(f"datetime64[{step}]"), high.astype(f"datetime64[{step}]") + 2)
         edges, shown = bounds.astype("datetime64[us]").astype(np.int64), bounds.astype("datetime64[D]").astype(str)
-    told = {part: np.histogram(times[stop], edges)[0].tolist() for part, stop in stops.items()}
+    numbers = {part: np.histogram(times[stop], edges)[0].tolist() for part, stop in stops.items()}
     marks = [facts[name] for name in ("val_from", "test_from") if name in facts]
     interactions = np.histogram(times, edges)[0].tolist()
-    return {"edges": (edges if shown is None else shown).tolist(), "interactions": interactions, **told, "marks": marks}
-
-
-def _percent(share: float) -> str:
-    return "> 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.3g} %"
-
-
-def sections(card: dict[str, Any]) -> list[Section]:
-    """What is shown of a card, printed or on its page: tables of texts."""
-    pairs = [", ".join(f"{k}={v}" for k, v in card[key].items() if v is not None) for key in ("settings", "protocol")]
-    categories = card["categories"]
-    told: list[tuple[str, ...]] = [("fingerprint", card["fingerprint"]), ("files", "\n".join(card["files"]) or "none")]
-    told += [("times", card["time"]["spelled"] if card["time"] else "none"), ("filters", pairs[0])]
-    told += [("protocol", pairs[1]), ("categories", f"{categories['number']:,}" if categories else "none")]
-    if categories:
-        told.append(("items without category", f"{categories['items_without']:,}"))
-    names = ("step", "users", "items", "interactions", "mean length", "density")
-    steps: list[tuple[str, ...]] = []
-    before = card["steps"][0]["interactions"]
-    for step in card["steps"]:
-        left = "" if step["interactions"] == before else f" (-{_percent(1 - step['interactions'] / before)})"
-        sizes = (f"{step['users']:,}", f"{step['items']:,}", f"{step['interactions']:,}{left}")
-        steps.append((step["step"], *sizes, f"{step['mean_length']:.2f}", _percent(step["density"])))
-        before = step["interactions"]
-    return [
-        ("Data", "What was read, and the settings that decide what is left of it.", (), told),
-        ("Preparation", "What each step left; density is interactions / (users x items).", names, steps),
-        _sequence_section(card),
-        _split_section(card),
-    ]
-
-
-def _sequence_section(card: dict[str, Any]) -> Section:
-    lengths, ties, repeats, popularity = (card[name] for name in ("lengths", "ties", "repeats", "popularity"))
-    quantiles = " / ".join(f"{lengths[name]:,.4g}" for name in ("min", "p05", "median", "mean", "p95", "max"))
-    rows: list[tuple[str, ...]] = [("length: min / 5 % / median / mean / 95 % / max", quantiles)]
-    shares = {f"users with more than max_len={card['protocol']['max_len']} items": lengths["users_above_max_len"]}
-    shares["training interactions beyond the last window"] = lengths["beyond_last_window"]
-    if ties:
-        shares["interactions at the time of the user's one before"] = ties["interactions"]
-        shares["users whose last two interactions tie"] = ties["users_last_two"]
-    shares["interactions with an item the user had before"] = repeats["interactions"]
-    if repeats["interactions"]:
-        shares["of these, with the item just before"] = repeats["consecutive"]
-    shares |= {f"interactions on the top {n} % of items": popularity[f"top_{n}_percent"] for n in (1, 10)}
-    rows += [(name, _percent(share)) for name, share in shares.items()]
-    rows.append(("Gini coefficient of item counts", f"{popularity['gini']:.3f}"))
-    note = "Beyond the last window lies what windows=last never trains on. Where times tie, the order of the file "
-    note += "decides which interaction comes first, and so what is held out."
-    return ("Sequences and items", note, (), rows)
-
-
-def _split_section(card: dict[str, Any]) -> Section:
-    def column(part: dict[str, Any]) -> dict[str, str]:
-        count = {name: f"{part[name]:,}" for name in ("cases", "users", "left_out", "repeated")}
-        share = {k: f"{part[k]:,} ({_percent(part[f'{k}_share'])})" for k in part if f"{k}_share" in part}
-        told = {"cases": count["cases"], "users": count["users"]}
-        if card["protocol"]["cold_targets"] == "exclude":
-            told["cases left out, their target being cold"] = count["left_out"]
-        told["cold targets: never in training"] = share["cold"]
-        told["unhittable targets: seen before, so masked"] = share["unhittable"]
-        if not card["protocol"]["mask_seen"]:
-            told["targets seen before, not masked"] = count["repeated"]
-        told["history length, median"] = f"{part['history_median']:,.4g}"
-        if card["time"]:
-            told |= {f"training after the target, {k}": _percent(part[f"leak_{k}"]) for k in ("mean", "median")}
-            told["targets before the end of training"] = share["early"]
-        return told
-
-    val, test = (column(card["split"][part]) for part in ("val", "test"))
-    note = "A cold target is ranked by luck or by what is known of the item; an unhittable one is a hit for no model. "
-    note += "Where training interactions come after a target, a model has learned from what was then the future."
-    rows = [(label, text, test[label]) for label, text in val.items()]
-    return (f"Split {card['protocol']['split']}", note, ("", "validation", "test"), [*rows])
-
-
-def print_card(card: dict[str, Any]) -> None:
-    """Print the tables of a card."""
-    console = Console(markup=False, emoji=False)
-    for title, _, header, rows in sections(card):
-        table = Table(title=f"{title}: {card['name']}", title_justify="left", show_header=bool(header))
-        for index, name in enumerate(header or [""] * len(rows[0])):
-            table.add_column(name, justify="right" if index and title != "Data" else "left", overflow="fold")
-        for cells in rows:
-            table.add_row(*cells)
-        console.print(table)
+    return {
+        "edges": (edges if shown is None else shown).tolist(),
+        "interactions": interactions,
+        **numbers,
+        "marks": marks,
+    }

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from seqgen.data.card import Section, sections
+from seqgen.card.tables import Section, sections
 
 # Colours stand for variables of the page, so that one drawing serves light and dark.
 INK, GRID, ALL, VAL, TEST = "#010101", "#020202", "#030303", "#040404", "#050505"
@@ -136,11 +136,11 @@ def _draw_lorenz(axes: Any, card: dict[str, Any]) -> None:
 
 
 def _draw_timeline(axes: Any, card: dict[str, Any]) -> None:
-    told, moments = card["plots"]["timeline"], card["time"]["unit"] != "order"
-    edges, marks = (np.array(told[k], dtype="datetime64[us]" if moments else float) for k in ("edges", "marks"))
-    axes.fill_between(edges, [*told["interactions"], 0], step="post", color=ALL, linewidth=0, label="all")
-    axes.step(edges, [*told["val"], 0], where="post", color=VAL, linewidth=1.2, label="validation targets")
-    axes.step(edges, [*told["test"], 0], where="post", color=TEST, linewidth=1.2, label="test targets")
+    line, moments = card["plots"]["timeline"], card["time"]["unit"] != "order"
+    edges, marks = (np.array(line[k], dtype="datetime64[us]" if moments else float) for k in ("edges", "marks"))
+    axes.fill_between(edges, [*line["interactions"], 0], step="post", color=ALL, linewidth=0, label="all")
+    axes.step(edges, [*line["val"], 0], where="post", color=VAL, linewidth=1.2, label="validation targets")
+    axes.step(edges, [*line["test"], 0], where="post", color=TEST, linewidth=1.2, label="test targets")
     for mark, label, side in zip(marks, ("T1 ", " T2"), ("right", "left"), strict=False):
         axes.axvline(mark, color=INK, linestyle="--", linewidth=1)
         axes.text(mark, 1, label, transform=axes.get_xaxis_transform(), ha=side, va="bottom")

@@ -16,9 +16,10 @@ import pytest
 from conftest import TINY
 from memory import memory_source
 
-from seqgen.data.card import card, print_card
+from seqgen.card.numbers import card
+from seqgen.card.page import write_page
+from seqgen.card.tables import print_card
 from seqgen.data.datamodule import SequenceDataModule
-from seqgen.data.page import write_page
 from seqgen.data.sources import amazon_2014
 
 DAY, START = 86_400, 1_600_000_000 - 1_600_000_000 % 86_400
@@ -106,9 +107,9 @@ def expected_part(split, which, exclude=False):
 @pytest.mark.parametrize("split", ["leave_one_out", "global_time"])
 @pytest.mark.parametrize(("part", "which"), [("val", 1), ("test", 2)])
 def test_split(make, split, part, which):
-    told = card(make(split=split))["split"][part]
-    assert told == pytest.approx(expected_part(split, which))
-    assert min(told["cold"], told["unhittable"]) > 0, "the log has to hold what is counted"
+    numbers = card(make(split=split))["split"][part]
+    assert numbers == pytest.approx(expected_part(split, which))
+    assert min(numbers["cold"], numbers["unhittable"]) > 0, "the log has to hold what is counted"
 
 
 def test_training_goes_on_after_targets_unless_split_by_time(make):
@@ -117,17 +118,17 @@ def test_training_goes_on_after_targets_unless_split_by_time(make):
         assert [apart[part][name] for name in ("leak_mean", "leak_median", "early", "early_share")] == [0, 0, 0, 0]
     # User 0 is done at 5, before user 1 begins at 6: half of the training comes after the targets of user 0.
     rows = [(user, item, 1 + item + 5 * user) for user in (0, 1) for item in range(5)]
-    told = card(make(rows))
-    assert told["time"] == {"unit": "order", "first": 1, "last": 10, "spelled": "an order without a unit"}
+    numbers = card(make(rows))
+    assert numbers["time"] == {"unit": "order", "first": 1, "last": 10, "spelled": "an order without a unit"}
     for part in ("val", "test"):
-        assert [told["split"][part][name] for name in ("leak_mean", "leak_median", "early", "early_share")] == [
+        assert [numbers["split"][part][name] for name in ("leak_mean", "leak_median", "early", "early_share")] == [
             0.25,
             0.25,
             1,
             0.5,
         ]
-    assert sum(told["plots"]["leak"]["test"]) == 2
-    assert told["plots"]["leak"]["test"][12] == 1  # the bin of one half
+    assert sum(numbers["plots"]["leak"]["test"]) == 2
+    assert numbers["plots"]["leak"]["test"][12] == 1  # the bin of one half
 
 
 def test_a_training_interaction_at_the_moment_of_the_target_is_not_after_it(make):
@@ -143,55 +144,55 @@ def test_what_is_masked_is_what_the_batches_mask(make):
             for batch in loader:
                 targets = batch.targets[batch.seen_rows]
                 hidden += len(batch.seen_rows[batch.seen_items == targets].unique())
-            told = card(data)["split"][part]
-            assert told[key] == hidden > 0
-            assert told["unhittable"] == (hidden if data.mask_seen else 0)
+            numbers = card(data)["split"][part]
+            assert numbers[key] == hidden > 0
+            assert numbers["unhittable"] == (hidden if data.mask_seen else 0)
 
 
 @pytest.mark.parametrize("split", ["leave_one_out", "global_time"])
 def test_cold_targets_left_out_are_counted(make, split):
-    told = card(make(split=split, cold_targets="exclude"))["split"]
+    numbers = card(make(split=split, cold_targets="exclude"))["split"]
     for part, which in (("val", 1), ("test", 2)):
         wanted = expected_part(split, which, exclude=True)
         wanted["left_out"] = expected_part(split, which)["cold"]
-        assert told[part] == pytest.approx(wanted)
+        assert numbers[part] == pytest.approx(wanted)
 
 
 def test_lengths(make):
     lengths = [len(events) for events in histories().values()]
     train = [length - 2 for length in lengths]
-    told = card(make())["lengths"]
+    numbers = card(make())["lengths"]
     cuts = statistics.quantiles(lengths, n=20, method="inclusive")
-    assert [told[name] for name in ("min", "p05", "p95", "max")] == pytest.approx(
+    assert [numbers[name] for name in ("min", "p05", "p95", "max")] == pytest.approx(
         [min(lengths), cuts[0], cuts[-1], max(lengths)]
     )
-    assert told["median"] == statistics.median(lengths)
-    assert told["mean"] == pytest.approx(statistics.mean(lengths))
-    assert told["users_above_max_len"] == pytest.approx(statistics.mean(length > MAX_LEN for length in lengths))
+    assert numbers["median"] == statistics.median(lengths)
+    assert numbers["mean"] == pytest.approx(statistics.mean(lengths))
+    assert numbers["users_above_max_len"] == pytest.approx(statistics.mean(length > MAX_LEN for length in lengths))
     beyond = sum(max(length - MAX_LEN - 1, 0) for length in train)
-    assert told["beyond_last_window"] == pytest.approx(beyond / sum(train))
+    assert numbers["beyond_last_window"] == pytest.approx(beyond / sum(train))
     assert beyond > 0
 
 
 def test_what_lies_beyond_the_last_window_is_in_no_batch(make):
     data = make()
-    told = card(data)["lengths"]["beyond_last_window"]
+    numbers = card(data)["lengths"]["beyond_last_window"]
     inputs_and_targets = sum(len(batch.targets) + len(batch) for batch in data.train_dataloader())
     alone = sum(len(events) == 3 for events in histories().values())  # one training item: nothing to predict
     total = sum(len(events) - 2 for events in histories().values())
-    assert round(told * total) == total - inputs_and_targets - alone
+    assert round(numbers * total) == total - inputs_and_targets - alone
 
 
 def test_ties_and_repeats(make):
-    told, of = card(make()), histories().values()
+    numbers, of = card(make()), histories().values()
     pairs = [pair for events in of for pair in pairwise(events)]
     tied = sum(one[1] == two[1] for one, two in pairs)
-    assert told["ties"]["interactions"] == pytest.approx(tied / len(ROWS))
-    assert told["ties"]["users_last_two"] == pytest.approx(statistics.mean(e[-1][1] == e[-2][1] for e in of))
+    assert numbers["ties"]["interactions"] == pytest.approx(tied / len(ROWS))
+    assert numbers["ties"]["users_last_two"] == pytest.approx(statistics.mean(e[-1][1] == e[-2][1] for e in of))
     again = sum(event[0] in {item for item, _ in events[:at]} for events in of for at, event in enumerate(events))
-    assert told["repeats"]["interactions"] == pytest.approx(again / len(ROWS))
+    assert numbers["repeats"]["interactions"] == pytest.approx(again / len(ROWS))
     consecutive = sum(one[0] == two[0] for one, two in pairs)
-    assert told["repeats"]["consecutive"] == pytest.approx(consecutive / again)
+    assert numbers["repeats"]["consecutive"] == pytest.approx(consecutive / again)
     assert 0 < consecutive < again
     assert 0 < tied < len(pairs)
 
@@ -204,40 +205,40 @@ def test_a_user_with_one_interaction_ties_with_no_other(make):
 
 def test_popularity(make):
     counts = sorted(Counter(item for _, item, _ in ROWS).values(), reverse=True)
-    told, items = card(make())["popularity"], len(counts)
+    numbers, items = card(make())["popularity"], len(counts)
     differences = sum(abs(one - two) for one in counts for two in counts)
-    assert told["gini"] == pytest.approx(differences / (2 * items * sum(counts)))
+    assert numbers["gini"] == pytest.approx(differences / (2 * items * sum(counts)))
     for percent in (1, 10):
         most = counts[: -(-items * percent // 100)]
-        assert told[f"top_{percent}_percent"] == pytest.approx(sum(most) / sum(counts))
+        assert numbers[f"top_{percent}_percent"] == pytest.approx(sum(most) / sum(counts))
     assert card(make([(u, i) for u in range(4) for i in range(5)]))["popularity"]["gini"] == pytest.approx(0)
 
 
 def test_steps_and_settings(make):
-    told = card(make(min_item_interactions=3))
-    for step in told["steps"]:
+    numbers = card(make(min_item_interactions=3))
+    for step in numbers["steps"]:
         assert step["mean_length"] == pytest.approx(step["interactions"] / step["users"])
         assert step["density"] == pytest.approx(step["interactions"] / step["users"] / step["items"])
-    assert told["steps"][0]["interactions"] == len(ROWS) > told["steps"][-1]["interactions"]
-    assert told["steps"][0]["items"] == len({item for _, item, _ in ROWS})
-    assert told["settings"]["min_item_interactions"] == 3
-    assert told["time"]["unit"] == "s"
-    assert [told["time"]["first"], told["time"]["last"]] == [date(START), date(START + 60 * DAY)]
+    assert numbers["steps"][0]["interactions"] == len(ROWS) > numbers["steps"][-1]["interactions"]
+    assert numbers["steps"][0]["items"] == len({item for _, item, _ in ROWS})
+    assert numbers["settings"]["min_item_interactions"] == 3
+    assert numbers["time"]["unit"] == "s"
+    assert [numbers["time"]["first"], numbers["time"]["last"]] == [date(START), date(START + 60 * DAY)]
 
 
 def test_fingerprint_is_that_of_a_run(make):
     data = make(split="global_time")
-    told = card(data)
-    assert told["fingerprint"] == data.facts()["fingerprint"] != card(make())["fingerprint"]
-    assert told["protocol"]["val_from"] == date(T1)
+    numbers = card(data)
+    assert numbers["fingerprint"] == data.facts()["fingerprint"] != card(make())["fingerprint"]
+    assert numbers["protocol"]["val_from"] == date(T1)
     assert "val_from" not in card(make())["protocol"]
 
 
 def test_categories(make):
     items = pl.DataFrame({"item_id": ["i1", "i2", "i3"], "categories": [["a", "b"], ["b"], []]})
-    told = card(make(source={"items": lambda: items}))
+    numbers = card(make(source={"items": lambda: items}))
     absent = len({item for _, item, _ in ROWS} - {"i1", "i2"})
-    assert told["categories"] == {"number": 2, "items_without": absent}
+    assert numbers["categories"] == {"number": 2, "items_without": absent}
     assert card(make())["categories"] is None
 
 
@@ -271,11 +272,11 @@ def test_curves_of_the_plots(make):
 
 
 def test_without_times_nothing_is_told_of_time(make, tmp_path, capsys):
-    told = card(make([row[:2] for row in ROWS]))
-    assert told["time"] is told["ties"] is told["plots"]["timeline"] is None
-    assert not any(name.startswith(("leak", "early")) for part in told["split"].values() for name in part)
-    print_card(told)
-    page = write_page(told, tmp_path).read_text()
+    numbers = card(make([row[:2] for row in ROWS]))
+    assert numbers["time"] is numbers["ties"] is numbers["plots"]["timeline"] is None
+    assert not any(name.startswith(("leak", "early")) for part in numbers["split"].values() for name in part)
+    print_card(numbers)
+    page = write_page(numbers, tmp_path).read_text()
     for text in (capsys.readouterr().out, page):
         assert "cold targets" in text
         for word in ("over time", "training after the target", "tie<", "interactions tie"):
@@ -284,18 +285,18 @@ def test_without_times_nothing_is_told_of_time(make, tmp_path, capsys):
 
 
 def test_card_is_plain_and_kept_beside_the_page(make, tmp_path):
-    told = card(make(storage="mmap"))
-    page = write_page(told, tmp_path / "new" / "folder")
+    numbers = card(make(storage="mmap"))
+    page = write_page(numbers, tmp_path / "new" / "folder")
     assert page.name == "card.html"
-    assert json.loads((page.parent / "card.json").read_text()) == told == card(make())
+    assert json.loads((page.parent / "card.json").read_text()) == numbers == card(make())
 
 
 @pytest.mark.parametrize("split", ["leave_one_out", "global_time"])
 def test_page_stands_alone(make, tmp_path, split):
     file = tmp_path / "<img src=x>&.csv"
     file.write_text("x")
-    told = card(make(source={"name": "<script>alert('a')<&", "files": (file,)}, split=split))
-    page = write_page(told, tmp_path / "page").read_text()
+    numbers = card(make(source={"name": "<script>alert('a')<&", "files": (file,)}, split=split))
+    page = write_page(numbers, tmp_path / "page").read_text()
     assert "&lt;script&gt;alert(&#x27;a&#x27;)&lt;&amp;" in page
     assert "&lt;img src=x&gt;&amp;.csv" in page
     assert not re.search("<script|<img|<link|@import|https?:", page)
@@ -311,13 +312,13 @@ def test_page_stands_alone(make, tmp_path, split):
 
 
 def test_printed_numbers(make, capsys):
-    told = card(make())
-    print_card(told)
+    numbers = card(make())
+    print_card(numbers)
     out = capsys.readouterr().out
-    test = told["split"]["test"]
+    test = numbers["split"]["test"]
     assert f"{test['unhittable']} ({100 * test['unhittable_share']:.3g} %)" in out
     assert f"{100 * test['leak_mean']:.3g} %" in out
-    assert f"{told['popularity']['gini']:.3f}" in out
+    assert f"{numbers['popularity']['gini']:.3f}" in out
 
 
 def command(*arguments, cwd):
@@ -340,8 +341,8 @@ def test_command_sweeps_and_takes_a_folder(tmp_path):
     where = f"hydra.sweep.dir={tmp_path}/both"
     done = command("-m", "data=synthetic", "data.split=leave_one_out,global_time", where, *TINY, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    told = [json.loads((tmp_path / f"both/{job}-synthetic/card.json").read_text()) for job in (0, 1)]
-    assert told[0]["split"]["test"]["leak_mean"] > 0 == told[1]["split"]["test"]["leak_mean"]
+    numbers = [json.loads((tmp_path / f"both/{job}-synthetic/card.json").read_text()) for job in (0, 1)]
+    assert numbers[0]["split"]["test"]["leak_mean"] > 0 == numbers[1]["split"]["test"]["leak_mean"]
 
 
 @pytest.mark.parametrize(
@@ -369,12 +370,12 @@ def test_beauty(real_data):
     folder = str(real_data("amazon-beauty").parent)
     source = amazon_2014(folder, folder="amazon-beauty", category="Beauty", categories="attributes")
     data = SequenceDataModule(source=source, cache_dir=os.environ["SEQGEN_CACHE"])
-    told = card(data)
+    numbers = card(data)
     # Counted line by line in interactions.csv.gz: 39 %, 43 %.
-    assert told["ties"] == pytest.approx({"interactions": 77_402 / 198_502, "users_last_two": 9_719 / 22_363})
-    assert told["repeats"] == {"interactions": 0, "consecutive": 0}
-    assert [told["time"]["first"], told["time"]["last"]] == ["2002-06-12", "2014-07-23"]
-    assert round(told["lengths"]["mean"], 2) == 8.88
-    assert [told["lengths"][name] for name in ("min", "median", "max")] == [5, 6, 204]
-    assert told["categories"] == {"number": 637, "items_without": 0}
-    assert round(told["steps"][-1]["density"], 5) == 0.00073
+    assert numbers["ties"] == pytest.approx({"interactions": 77_402 / 198_502, "users_last_two": 9_719 / 22_363})
+    assert numbers["repeats"] == {"interactions": 0, "consecutive": 0}
+    assert [numbers["time"]["first"], numbers["time"]["last"]] == ["2002-06-12", "2014-07-23"]
+    assert round(numbers["lengths"]["mean"], 2) == 8.88
+    assert [numbers["lengths"][name] for name in ("min", "median", "max")] == [5, 6, 204]
+    assert numbers["categories"] == {"number": 637, "items_without": 0}
+    assert round(numbers["steps"][-1]["density"], 5) == 0.00073
