@@ -49,7 +49,8 @@ def refuse_changed_settings(checkpoint: dict[str, Any], settings: dict[str, Any]
     kept = checkpoint["seqgen"]["config"]
     theirs, ours = ({key: flatten(config.get(key), key) for key in SHARED} for config in (kept, settings))
     for group in SHARED:
-        for key in sorted(theirs[group].keys() | ours[group].keys()):
+        # Another class has other settings: it is named before them.
+        for key in sorted(theirs[group].keys() | ours[group].keys(), key=lambda k: (not k.endswith("._target_"), k)):
             before, now = theirs[group].get(key), ours[group].get(key)
             # model.attention and its like repeat the group; the data's fingerprint speaks for its files.
             if before != now and key not in FREE and not key.startswith(tuple(f"model.{g}." for g in SHARED)):

@@ -341,7 +341,7 @@ def test_an_interrupted_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (["model.hiden_dim=3"], "model.hiden_dim is not a key of this configuration; did you mean model.hidden_dim."),
         (["num_heads=3"], "num_heads is not a key of this configuration; did you mean attention.num_heads."),
         (["tags=[a"], "'tags=[a' cannot be read as key=value"),
-        (["attention.num_heads=3"], "attention.num_heads=3 does not divide model.hidden_dim=64"),
+        (["attention.num_heads=3"], "attention.num_heads=3 does not divide hidden_dim=64"),
     ],
 )
 def test_the_command_line_tells_errors_in_one_sentence(arguments: list[str], told: str, tmp_path: Path) -> None:

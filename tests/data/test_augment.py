@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 import torch
 
-from seqgen.data.augment import crop, mask, mixed, reorder
+from seqgen.data.augment import Views, crop, mask, reorder
+from seqgen.errors import SettingError
 
 LENGTHS = torch.tensor([1, 2, 3, 7, 12, 12, 5])
 TOKEN = 99
@@ -93,14 +94,28 @@ def test_the_same_seed_gives_the_same_view(rows):
 
 
 def test_a_mixed_view_draws_a_kind_for_each_row(rows):
-    ratios, seen = {"reorder": 1.0, "mask": 1.0, "crop": 0.5}, [Counter() for _ in LENGTHS]
+    views, seen = Views(reorder=1.0, mask=1.0, crop=0.5), [Counter() for _ in LENGTHS]
+    assert views
     for _ in range(600):
-        view = mixed(rows, LENGTHS, ratios, TOKEN)
+        view = views(rows, LENGTHS, TOKEN)
         for n, (row, whole) in enumerate(zip(lists(view.items, view.lengths), lists(rows, LENGTHS), strict=True)):
             kind = "mask" if set(row) == {TOKEN} else "crop" if len(row) < len(whole) else "reorder"
             assert kind != "reorder" or sorted(row) == whole
             seen[n][kind] += 1
     for counts, length in zip(seen, LENGTHS.tolist(), strict=True):
         if length > 1:  # a crop of a single item is all of it
-            assert set(counts) == set(ratios)
+            assert set(counts) == {"reorder", "mask", "crop"}
             assert all(abs(count - 200) < 60 for count in counts.values())
+
+
+def test_a_ratio_of_0_leaves_a_kind_of_view_out(rows):
+    assert not Views(crop=0.0, mask=0.0, reorder=0.0)
+    view = Views(crop=0.0, mask=1.0, reorder=0.0)(rows, LENGTHS, TOKEN)
+    assert view.items[rows > 0].unique().tolist() == [TOKEN]
+
+
+@pytest.mark.parametrize("kind", ["crop", "mask", "reorder"])
+@pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan")])
+def test_a_ratio_outside_0_to_1_is_refused(kind, ratio):
+    with pytest.raises(SettingError, match=rf"^{kind}={ratio} must lie in \[0, 1\]"):
+        Views(**{"crop": 0.0, "mask": 0.0, "reorder": 0.0} | {kind: ratio})
