@@ -5,6 +5,7 @@ compose -> seed -> data -> model -> trainer -> fit -> test -> summary
 
 import sys
 import time
+import types
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,15 @@ def main() -> None:
     """The command line: errors that are the user's to mend are one sentence and exit code 1."""
     config.command(_hydra_main)
 
+
+class _CallableModule(types.ModuleType):
+    """This module, called as `seqgen.run(cfg)`: it and its function would otherwise compete for one name."""
+
+    def __call__(self, cfg: DictConfig) -> float:
+        return run(cfg)
+
+
+sys.modules[__name__].__class__ = _CallableModule
 
 if __name__ == "__main__":
     main()

@@ -25,7 +25,7 @@ ATTENTION_PICTURES = ("attention", "attention_statistics")
 
 def settings(folder: Path, checkpoint: Path | str, **given: Any) -> object:
     paths = {"output_dir": str(folder), "cache_dir": str(folder / "cache"), "data_dir": "unused"}
-    node = {"ckpt_path": str(checkpoint), "paths": paths, "logger": None, "seed": 1}
+    node = {"ckpt_path": str(checkpoint), "paths": paths, "logger": None, "seed": 1, "trust": []}
     return OmegaConf.create(node | {"user": None, "cases": 20, "batches": None} | given)
 
 
@@ -274,7 +274,7 @@ def test_a_model_without_attention_is_refused(tmp_path: Path) -> None:
     checkpoint["seqgen"]["config"]["model"] = {"_target_": name, "metrics_k": [1]}
     torch.save(checkpoint, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match="a WithoutAttention, which has no attention and does not diffuse: nothing to"):
-        diagnose(settings(tmp_path, tmp_path / "other.ckpt"))
+        diagnose(settings(tmp_path, tmp_path / "other.ckpt", trust=[__name__]))
 
 
 def test_a_user_who_is_not_tested_is_refused(tmp_path: Path) -> None:
