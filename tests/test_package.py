@@ -1,11 +1,13 @@
 """`import seqgen` gives compose, run and load, at once and in whatever order things are imported."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import QUIET, TINY
+from conftest import QUIET, ROOT, TINY
 
 import seqgen
 
@@ -41,6 +43,15 @@ def test_import_alone_is_light(tmp_path: Path) -> None:
 def test_run_can_be_called_in_whatever_order_it_is_imported(imports: str, tmp_path: Path) -> None:
     called = "module = sys.modules['seqgen.run']; module.run = lambda cfg: cfg + 1; print(seqgen.run(1))"
     assert python(f"{imports}; import sys; seqgen.run; {called}", tmp_path) == "2"
+
+
+def test_ruff_and_python_have_one_version_each() -> None:
+    pinned = re.search(r"^ruff==(.*)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+    assert pinned
+    assert f"rev: v{pinned[1]} " in (ROOT / ".pre-commit-config.yaml").read_text()
+    least, below = re.findall(r'requires-python = ">=3\.(\d+),<3\.(\d+)"', (ROOT / "pyproject.toml").read_text())[0]
+    versions = json.dumps([f"3.{minor}" for minor in range(int(least), int(below))])
+    assert f"python: {versions}" in (ROOT / ".github/workflows/ci.yml").read_text()
 
 
 def test_the_three_names_are_all_there_is(tmp_path: Path) -> None:
