@@ -30,7 +30,7 @@ def run(cfg: DictConfig) -> float:
         The best value of `monitor`, which sweeps maximise.
 
     Raises:
-        UserError: Something in the configuration, the data or a file is to be mended.
+        UserError: Something in the configuration, the data or a file is wrong.
     """
     import pytorch_lightning as L
     from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -83,7 +83,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
 
 
 def main() -> None:
-    """The command line: errors that are the user's to mend are one sentence and exit code 1."""
+    """The command line: for an error that the user can mend, one sentence and exit code 1."""
     config.command(_hydra_main)
 
 

@@ -255,6 +255,8 @@ def test_refused(tmp_path: Path) -> None:
         diagnose(settings(tmp_path, checkpoint, batches=2))
     with pytest.raises(UserError, match="cases=0 must be an integer of at least 1"):
         diagnose(settings(tmp_path, checkpoint, cases=0))
+    with pytest.raises(UserError, match="trust=theirs must be a list of str"):
+        diagnose(settings(tmp_path, checkpoint, trust="theirs"))
     with pytest.raises(UserError, match=r"ckpt_path=/nowhere\.ckpt is not a file: name a checkpoint"):
         diagnose(settings(tmp_path, "/nowhere.ckpt"))
     (tmp_path / "broken.ckpt").write_bytes(b"no checkpoint")
