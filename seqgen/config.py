@@ -1,13 +1,14 @@
-"""The composed configuration: found, built, and its errors told in one sentence (`seqgen.check` checks it).
+"""The composed configuration: found, built, and its errors as one sentence (`seqgen.check` checks it).
 
 The one place that knows Hydra's and OmegaConf's ways; nothing else sees `cfg` but `run`.
 """
 
 import contextlib
+import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,14 +71,23 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return container  # type: ignore[return-value]
 
 
-def build(cfg: DictConfig, key: str, **more: Any) -> Any:
-    """Instantiate the node at a key; `more` are arguments that do not come from the configuration.
+def build(cfg: DictConfig, key: str, *, trust: Collection[str] | None = None, **more: Any) -> Any:
+    """Instantiate the node at a key.
+
+    Args:
+        cfg: The configuration.
+        key: Of the node.
+        trust: None where the configuration is the user's own, which may build anything. One that came out of a file
+            builds only what seqgen's own YAML files name, and what is defined in these packages.
+        more: Arguments that do not come from the configuration.
 
     Raises:
-        UserError: The constructor refuses a value.
+        UserError: The constructor refuses a value, or a file would build what is not trusted.
     """
     from hydra.utils import instantiate
 
+    if trust is not None:
+        _refuse_foreign(OmegaConf.to_container(cfg, resolve=False)[key], key, trust)  # type: ignore[index, call-overload]
     # Called apart from `instantiate`, which would turn arguments that are dataclasses into dictionaries.
     try:
         make = instantiate(cfg[key], _convert_="all", _partial_="_target_" in cfg[key])
@@ -99,6 +109,44 @@ def build(cfg: DictConfig, key: str, **more: Any) -> Any:
         if isinstance(error, UserError) or str(cfg[key]["_target_"]).startswith("seqgen."):
             raise
         raise UserError(f"{key}: {' '.join(str(error).split())}") from error
+
+
+def _refuse_foreign(node: Any, path: str, trust: Collection[str]) -> None:
+    if isinstance(node, dict | list):
+        for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+            if name == "_target_":
+                _refuse_foreign_target(value, path, trust)
+            else:
+                _refuse_foreign(value, f"{path}.{name}", trust)
+    elif isinstance(node, str) and "${" in node:  # such as an environment variable's value
+        raise UserError(f"{path}={node} refers to another value, which a stored configuration does not.")
+
+
+def _refuse_foreign_target(target: object, path: str, trust: Collection[str]) -> None:
+    from hydra.utils import get_object
+
+    target = str(target)
+    if target in _own_targets():
+        return
+    package = target.partition(".")[0]
+    if package not in trust:
+        advice = f"if you trust it and whoever made the file, add trust=[{package}]"
+        advice = "the file is of another version" if package == "seqgen" else advice
+        raise UserError(f"{path}._target_={target} is none of the parts that seqgen builds from a file; {advice}.")
+    # `package.module.os.system` is found by its package's name, but is not the package's.
+    try:
+        module = str(getattr(get_object(target), "__module__", None))
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{path}._target_={target} cannot be imported; is {package} installed?") from error
+    if module.partition(".")[0] != package:
+        raise UserError(f"{path}._target_={target} is defined in {module}, not in the trusted {package}.")
+
+
+@functools.cache
+def _own_targets() -> frozenset[str]:
+    """What seqgen's own YAML files build of seqgen; a name below `seqgen.` alone may lead to any imported module."""
+    texts = [file.read_text(encoding="utf-8") for file in Path(CONFIG_DIR).rglob("*.yaml")]
+    return frozenset(name for text in texts for name in re.findall(r"\b_target_: *(seqgen\.[\w.]+)", text))
 
 
 @contextlib.contextmanager
@@ -146,7 +194,7 @@ def kept(task: Callable[[DictConfig], T], cfg: DictConfig) -> T | None:
 
 
 def command(hydra_main: Callable[[], Any]) -> None:
-    """A command line: errors that are the user's to mend are one sentence and exit code 1."""
+    """A command line: for an error that the user can mend, one sentence and exit code 1."""
     # Hydra must not print errors itself. The processes that DDP starts inherit both variables.
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1" and "SEQGEN_SENTENCES" not in os.environ
     if not wants_trace:
@@ -165,7 +213,7 @@ def command(hydra_main: Callable[[], Any]) -> None:
 
 
 def sentence(error: BaseException, arguments: Sequence[str]) -> str | None:
-    """The one sentence for an error that is the user's to mend, or None for one that is ours.
+    """The one sentence for an error that the user can mend, or None for one that is ours.
 
     Args:
         error: What was raised.
@@ -176,7 +224,7 @@ def sentence(error: BaseException, arguments: Sequence[str]) -> str | None:
         return text
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} cannot be read as key=value; quote it where it holds brackets, commas or spaces."
-    # Told by its name, so that an error at the command line does not wait for the import of Lightning.
+    # Recognised by its name, so that an error at the command line does not wait for the import of Lightning.
     if type(error).__name__ == "MisconfigurationException":
         return f"trainer: {' '.join(text.split())}"
     if isinstance(error, OSError) and error.filename is not None:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from seqgen import config
 from seqgen.check import check_wandb
 from seqgen.errors import UserError
+from seqgen.signatures import check_type
 
 if TYPE_CHECKING:  # torch is imported inside `diagnose`, so that --help answers at once
     from matplotlib.figure import Figure
@@ -34,6 +35,7 @@ HELP = """seqgen: what a trained model does inside.
   user=ID     whose attention is drawn; the first user that is tested, unless given
   cases=N     test cases that the statistics of the attention are taken over, at most (256)
   batches=N   training batches that the loss by step of model=cddrec is taken over (20)
+  trust=[P]   packages, other than seqgen, whose classes the checkpoint may name
 """
 ConfigStore.instance().store(
     name="diagnose",
@@ -46,6 +48,7 @@ ConfigStore.instance().store(
         "user": None,
         "cases": 256,
         "batches": None,
+        "trust": [],
         "hydra": {
             "job": {"name": "diagnose"},
             "run": {"dir": "outputs/diagnose/${now:%Y-%m-%d_%H-%M-%S-%f}"},
@@ -59,7 +62,7 @@ def diagnose(cfg: DictConfig) -> dict[str, Any]:
     """Diagnose a checkpoint.
 
     Args:
-        cfg: `ckpt_path`, `paths`, `logger`, `seed`; `user`, `cases` and `batches`, as --help tells.
+        cfg: `ckpt_path`, `paths`, `logger`, `seed`; `user`, `cases`, `batches` and `trust`, as in --help.
 
     Returns:
         The numbers that were drawn.
@@ -70,19 +73,23 @@ def diagnose(cfg: DictConfig) -> dict[str, Any]:
     checkpoint = _checked(cfg)
     import torch
 
+    from seqgen.checkpoint import stored_config
     from seqgen.diagnosis import TrainedRun
     from seqgen.summary import quiet
 
     quiet()
-    run = OmegaConf.create(checkpoint["seqgen"]["config"])
+    run = stored_config(checkpoint, cfg.ckpt_path)
     run.data.cache_dir = cfg.paths.cache_dir
     if "data_dir" in run.data.get("source", {}):
         run.data.source.data_dir = cfg.paths.data_dir
+    if "url" in run.data.get("source", {}):
+        run.data.source.url = None  # nothing is fetched from where a file points to
     torch.manual_seed(cfg.seed)
-    trained = TrainedRun(config=run, data=config.build(run, "data"), checkpoint=checkpoint)
-    told, figures, logged = _looked_into(cfg, trained)
+    trust = tuple(cfg.trust)
+    trained = TrainedRun(config=run, data=config.build(run, "data", trust=trust), checkpoint=checkpoint, trust=trust)
+    numbers, figures, logged = _looked_into(cfg, trained)
     folder = Path(cfg.paths.output_dir)
-    (folder / "diagnose.json").write_text(json.dumps(told, indent=1))
+    (folder / "diagnose.json").write_text(json.dumps(numbers, indent=1))
     pictures = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():
         figure.savefig(pictures[name], dpi=150)
@@ -90,7 +97,7 @@ def diagnose(cfg: DictConfig) -> dict[str, Any]:
         _log(cfg, logged, pictures, Path(cfg.ckpt_path))
     for picture in pictures.values():
         print(picture)
-    return told
+    return numbers
 
 
 def _checked(cfg: DictConfig) -> dict[str, Any]:
@@ -102,6 +109,7 @@ def _checked(cfg: DictConfig) -> dict[str, Any]:
         value = cfg[name]
         if not (isinstance(value, int) and value >= 1) and not (name == "batches" and value is None):
             raise UserError(f"{name}={value} must be an integer of at least 1.")
+    check_type("trust", OmegaConf.to_container(cfg.trust) if OmegaConf.is_list(cfg.trust) else cfg.trust, list[str])
     check_wandb(cfg)
     from seqgen.checkpoint import read_checkpoint
 
@@ -124,24 +132,24 @@ def _looked_into(
         raise UserError(f"batches={cfg.batches} has no effect: {kind} does not diffuse; leave it null.")
     cases = min(cfg.cases, len(trained.data.split.test))
     user, layers = attention.maps_of_user(trained, cfg.user), attention.measure(trained, cases=cases)
-    told: dict[str, Any] = {"user": user, "cases": cases, "attention": layers}
+    numbers: dict[str, Any] = {"user": user, "cases": cases, "attention": layers}
     figures = {
         "attention": attention_pictures.draw_maps(user),
         "attention_statistics": attention_pictures.draw_statistics(layers, cases=cases),
     }
     logged = attention.logged(layers)
     if attention.draws(trained):
-        told["diversity"] = diversity.measure(trained)
-        figures["diversity"] = diversity.draw(told["diversity"], lengths=list(trained.config.metrics.k))
-        logged |= diversity.logged(told["diversity"])
+        numbers["diversity"] = diversity.measure(trained)
+        figures["diversity"] = diversity.draw(numbers["diversity"], lengths=list(trained.config.metrics.k))
+        logged |= diversity.logged(numbers["diversity"])
     else:
         print("Left out: diversity.png and the spread over draws, since this model's attention draws nothing.")
     if isinstance(model, CDDRec):
         parts = denoising.measure(trained, batches=cfg.batches)
-        told |= parts
+        numbers |= parts
         figures |= denoising.draw(parts, metric=trained.config.monitor)
         logged |= denoising.logged(parts)
-    return told, figures, logged
+    return numbers, figures, logged
 
 
 def _log(cfg: DictConfig, numbers: dict[str, float], pictures: dict[str, Path], checkpoint: Path) -> None:

@@ -5,6 +5,7 @@ compose -> seed -> data -> model -> trainer -> fit -> test -> summary
 
 import sys
 import time
+import types
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ def run(cfg: DictConfig) -> float:
         The best value of `monitor`, which sweeps maximise.
 
     Raises:
-        UserError: Something in the configuration, the data or a file is to be mended.
+        UserError: Something in the configuration, the data or a file is wrong.
     """
     import pytorch_lightning as L
     from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -82,9 +83,18 @@ def _hydra_main(cfg: DictConfig) -> float | None:
 
 
 def main() -> None:
-    """The command line: errors that are the user's to mend are one sentence and exit code 1."""
+    """The command line: for an error that the user can mend, one sentence and exit code 1."""
     config.command(_hydra_main)
 
+
+class _CallableModule(types.ModuleType):
+    """This module, called as `seqgen.run(cfg)`: it and its function would otherwise compete for one name."""
+
+    def __call__(self, cfg: DictConfig) -> float:
+        return run(cfg)
+
+
+sys.modules[__name__].__class__ = _CallableModule
 
 if __name__ == "__main__":
     main()

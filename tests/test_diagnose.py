@@ -25,7 +25,7 @@ ATTENTION_PICTURES = ("attention", "attention_statistics")
 
 def settings(folder: Path, checkpoint: Path | str, **given: Any) -> object:
     paths = {"output_dir": str(folder), "cache_dir": str(folder / "cache"), "data_dir": "unused"}
-    node = {"ckpt_path": str(checkpoint), "paths": paths, "logger": None, "seed": 1}
+    node = {"ckpt_path": str(checkpoint), "paths": paths, "logger": None, "seed": 1, "trust": []}
     return OmegaConf.create(node | {"user": None, "cases": 20, "batches": None} | given)
 
 
@@ -255,6 +255,8 @@ def test_refused(tmp_path: Path) -> None:
         diagnose(settings(tmp_path, checkpoint, batches=2))
     with pytest.raises(UserError, match="cases=0 must be an integer of at least 1"):
         diagnose(settings(tmp_path, checkpoint, cases=0))
+    with pytest.raises(UserError, match="trust=theirs must be a list of str"):
+        diagnose(settings(tmp_path, checkpoint, trust="theirs"))
     with pytest.raises(UserError, match=r"ckpt_path=/nowhere\.ckpt is not a file: name a checkpoint"):
         diagnose(settings(tmp_path, "/nowhere.ckpt"))
     (tmp_path / "broken.ckpt").write_bytes(b"no checkpoint")
@@ -274,7 +276,7 @@ def test_a_model_without_attention_is_refused(tmp_path: Path) -> None:
     checkpoint["seqgen"]["config"]["model"] = {"_target_": name, "metrics_k": [1]}
     torch.save(checkpoint, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match="a WithoutAttention, which has no encoder of attention blocks: nothing to"):
-        diagnose(settings(tmp_path, tmp_path / "other.ckpt"))
+        diagnose(settings(tmp_path, tmp_path / "other.ckpt", trust=[__name__]))
 
 
 def test_a_user_who_is_not_tested_is_refused(tmp_path: Path) -> None:

@@ -435,6 +435,8 @@ def test_a_wheel_carries_its_configuration(tmp_path: Path) -> None:
         wheel.extractall(tmp_path / "site")
     packed = {path.relative_to(tmp_path / "site/seqgen/conf") for path in (tmp_path / "site").rglob("*.yaml")}
     assert packed == {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
+    modules = {path.relative_to(ROOT) for path in (ROOT / "seqgen").rglob("*.py")} | {Path("seqgen/py.typed")}
+    assert all((tmp_path / "site" / module).is_file() for module in modules)
     shown = command("seqgen.run", "--cfg", "job", cwd=tmp_path / "site")
     assert shown.stdout.startswith("task: train"), shown.stderr
 

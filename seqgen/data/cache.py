@@ -116,9 +116,9 @@ def read(folder: Path, *, mapped: bool) -> Prepared:
             meta=meta,
         )
         sizes = (len(prepared.values), prepared.offsets[-1], prepared.users.height + 1, prepared.items.height)
-        told = (meta["num_interactions"], meta["num_interactions"], len(prepared.offsets), meta["num_items"])
-        if sizes != told:
-            raise ValueError(f"{sizes} is not {told}")
+        stated = (meta["num_interactions"], meta["num_interactions"], len(prepared.offsets), meta["num_items"])
+        if sizes != stated:
+            raise ValueError(f"{sizes} is not {stated}")
     except (*UNREADABLE, EOFError, ValueError, LookupError, TypeError) as error:
         if isinstance(error, UserError):
             raise

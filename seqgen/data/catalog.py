@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seqgen.data.ragged import Sequences
+from seqgen.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class Catalog:
         user_ids: Original ids; user u is `user_ids[u]`.
         titles: Titles in the order of `item_ids`, where known.
         categories: Categories of each item in the order of `item_ids`, where known.
-        train: Makes the training part of every user; there when a model is built, not in a checkpoint.
+        train: Makes the training part of every user; None where a model is loaded from a checkpoint alone.
         truth: For generated data, makes what its true next-item probabilities are made of; not in a checkpoint.
     """
 
@@ -37,6 +38,19 @@ class Catalog:
     categories: list[list[str]] | None = None
     train: Callable[[], Sequences] | None = field(default=None, repr=False)
     truth: Callable[[], dict[str, Any]] | None = field(default=None, repr=False)
+
+    def training_part(self) -> Sequences:
+        """The training part of every user, for a model that cannot be built without it.
+
+        Raises:
+            UserError: A model is loaded from a checkpoint alone.
+        """
+        if self.train is None:
+            raise UserError(
+                "This model needs the training sequences when it is built, which a checkpoint does not hold; use it "
+                "with its data: python -m seqgen.run train=false ckpt_path=."
+            )
+        return self.train()
 
     def by_popularity(self) -> Tensor:
         """All ids by falling number of training interactions, equal ones by rising id, (num_items + 1,); 0 is last."""

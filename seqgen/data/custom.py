@@ -56,7 +56,7 @@ def interaction_log(path: str, *, columns: dict[str, str | None], time_unit: Tim
     if time_unit is not None and "timestamp" not in kept:
         raise SettingError(f"time_unit={time_unit} has no effect without columns.timestamp; leave it null.")
     form = ending(files[0])
-    # The first hundred ratings may all be whole. Ids of a text file are text, so that 7, 007 and A7 are told apart;
+    # The first hundred ratings may all be whole. Ids of a text file are text, so that 7, 007 and A7 stay apart;
     # whole numbers are found again at the end.
     types: Any = {} if form == ".parquet" else {"rating": pl.Float64}
     types |= {"user": pl.String, "item": pl.String} if form in SEPARATORS else {}

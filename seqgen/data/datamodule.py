@@ -177,11 +177,11 @@ class SequenceDataModule(L.LightningDataModule):
 
     def facts(self) -> dict[str, Any]:
         """What `results.json` says of the data: the preparation and the split."""
-        told = {name: value for name, value in self.prepared.meta.items() if name != "settings"} | self.split.facts
+        facts = {name: value for name, value in self.prepared.meta.items() if name != "settings"} | self.split.facts
         # Two runs are compared where this is the same: the data, and what is asked of it.
-        asked = [told[name] for name in ("val_from", "test_from", "target") if name in told]
-        told["fingerprint"] = "-".join([told["fingerprint"], *asked, *(["warm"] if self.exclude_cold else [])])
-        return told
+        asked = [facts[name] for name in ("val_from", "test_from", "target") if name in facts]
+        facts["fingerprint"] = "-".join([facts["fingerprint"], *asked, *(["warm"] if self.exclude_cold else [])])
+        return facts
 
     def train_dataloader(self) -> DataLoader:
         """Batches of users in an order that depends on (seed, epoch) alone."""

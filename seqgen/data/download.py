@@ -1,6 +1,6 @@
 """The raw files of a public data set, fetched where they are absent: resumed, verified and never half there.
 
-A download grows as `NAME.part`; `NAME.part.json` tells which version of the file that is, so that a half is only ever
+A download grows as `NAME.part`; `NAME.part.json` says which version of the file that is, so that a half is only ever
 continued by its own other half. What was downloaded is recorded in the folder's `downloads.json`.
 """
 
@@ -109,7 +109,7 @@ def _check_source(url: str, checksum: str | None) -> str | None:
 
 def _fetch(url: str, download: Path, files: Sequence[Path], checksum: str | None) -> None:
     """Downloads the only one of `files`, or an archive of them; all of them are put in place, or none."""
-    records = _records(download.parent)  # a broken record is told before the download, not after it
+    records = _records(download.parent)  # a broken record is reported before the download, not after it
     part = download.with_name(download.name + ".part")
     unpacked = {file: file.with_name(file.name + ".tmp") for file in files if file != download}
     _download(url, part)

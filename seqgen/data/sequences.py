@@ -149,7 +149,7 @@ def _batch(
     with_seen: bool,
     every_position: bool,
 ) -> SequenceBatch:
-    # Cases stay on the host and tell every size; the rest happens where the values are, without waiting for a device.
+    # Cases stay on the host and give every size; the rest happens where the values are, without waiting for a device.
     values, device = sequences.values, sequences.values.device
     start = cases.start[index]
     first = torch.maximum(start, stop - max_len)

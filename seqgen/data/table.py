@@ -24,7 +24,7 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 ENDINGS = (*SEPARATORS, *JSON_LINES, ".parquet")
 NAMES = {"user": "user_id", "item": "item_id", "timestamp": "timestamp", "rating": "rating", "category": "category"}
-HEAD = 20  # lines that tell whether a file holds any row
+HEAD = 20  # lines that show whether a file holds any row
 INFERRED_FROM = 100  # rows that polars infers a column's type from
 KINDS = ("whole numbers", "whole numbers past 64 bits", "numbers", "text")
 WHOLE, LARGE, NUMBER, TEXT = range(4)
@@ -93,7 +93,7 @@ class Table:
         for file in self.files if self._form != ".parquet" else ():
             try:
                 lines = pl.read_lines(_literal(file), n_rows=HEAD).to_series()
-            except UNREADABLE:  # told where it stands once the file is read
+            except UNREADABLE:  # reported with its place once the file is read
                 continue
             filled = HEAD if len(lines) == HEAD else sum(map(bool, "\r".join(lines).split("\r")))
             header = self._form in SEPARATORS and self.names is None
@@ -122,7 +122,7 @@ class Table:
         return f"{self.key}.{role}={column} is no column of {self.files[0]}{hint}."
 
     def refused(self, error: BaseException) -> UserError:
-        """What to tell of files that polars cannot read: the first bad line, or polars' own reason."""
+        """What to report of files that polars cannot read: the first bad line, or polars' own reason."""
         if found := self.first_bad():
             return UserError(found)
         reason = " ".join(str(error).split())[:200]
@@ -270,7 +270,7 @@ class Table:
 
 
 def ending(file: Path) -> str:
-    """The ending that tells the form, `.gz` and `.zst` aside."""
+    """The ending that shows the form, `.gz` and `.zst` aside."""
     suffixes = [suffix for suffix in file.suffixes if suffix not in COMPRESSED]
     return suffixes[-1] if suffixes else ""
 

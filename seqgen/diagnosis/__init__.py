@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as L
 from omegaconf import DictConfig, OmegaConf
 
-from seqgen import config
+from seqgen.checkpoint import restore
 from seqgen.data.datamodule import SequenceDataModule
 from seqgen.model.base import SequentialRecommender
 
@@ -23,11 +23,13 @@ class TrainedRun:
         config: As composed for the run.
         data: The run's data.
         checkpoint: From `read_checkpoint`.
+        trust: Packages whose classes the configuration may name, as of `config.build`.
     """
 
     config: DictConfig
     data: SequenceDataModule
     checkpoint: dict[str, Any]
+    trust: tuple[str, ...] = ()
 
     def model(self, **inference: Any) -> SequentialRecommender:
         """The trained model in evaluation mode; the arguments replace keys of `model.inference`."""
@@ -35,11 +37,7 @@ class TrainedRun:
             inference["noise"] = False
         changed = OmegaConf.merge(self.config, {"model": {"inference": inference}}) if inference else self.config
         assert isinstance(changed, DictConfig)
-        model: SequentialRecommender = config.build(changed, "model", catalog=self.data.catalog)
-        model.config = config.plain(changed)
-        model.on_load_checkpoint(self.checkpoint)
-        model.load_state_dict(self.checkpoint["state_dict"])
-        return model.eval()
+        return restore(changed, self.checkpoint, catalog=self.data.catalog, trust=self.trust)
 
     def validate(self, **inference: Any) -> dict[str, float]:
         """Validation metrics under these settings of inference."""

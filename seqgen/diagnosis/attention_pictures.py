@@ -17,18 +17,18 @@ BARS = {
 LAYER_BARS = {"kl": "KL (nats)", "active_units": "active latent units"}
 
 
-def draw_maps(told: dict[str, Any]) -> Figure:
+def draw_maps(numbers: dict[str, Any]) -> Figure:
     """The maps of one user, a line for each layer, a column for each head; rows are positions, the newest last.
 
     Args:
-        told: From `seqgen.diagnosis.attention.maps_of_user`.
+        numbers: From `seqgen.diagnosis.attention.maps_of_user`.
     """
-    maps = {name: np.asarray(rows) for name, rows in told["maps"].items()}
-    heads, length = max(len(rows) for rows in maps.values()), len(told["items"])
-    names = [_short(name) for name in told["items"]] if length <= LABELLED else None
+    maps = {name: np.asarray(rows) for name, rows in numbers["maps"].items()}
+    heads, length = max(len(rows) for rows in maps.values()), len(numbers["items"])
+    names = [_short(name) for name in numbers["items"]] if length <= LABELLED else None
     size = 3.2 + (0.16 * length if names else 0.0)
     figure = Figure(figsize=(1.5 + size * heads, 0.5 + size * len(maps)), layout="constrained")
-    figure.suptitle(f"user {told['user']}: weight of each item (column) at each position (row), the newest last")
+    figure.suptitle(f"user {numbers['user']}: weight of each item (column) at each position (row), the newest last")
     axes = figure.subplots(len(maps), heads, squeeze=False)
     for line, (layer, rows) in zip(axes, maps.items(), strict=True):
         for head, (axis, weights) in enumerate(zip(line, rows, strict=True), start=1):

@@ -9,7 +9,7 @@ from seqgen.data.datamodule import SequenceDataModule
 from seqgen.diagnosis import TrainedRun
 from seqgen.model.cddrec import CDDRec
 
-BATCHES = 20  # of training, over which the losses are taken unless told otherwise
+BATCHES = 20  # of training, over which the losses are taken where no other number is given
 
 
 def measure(trained: TrainedRun, *, batches: int | None) -> dict[str, Any]:
@@ -32,13 +32,13 @@ def _schedule(model: CDDRec) -> dict[str, list[float]]:
     """By step 1..T: what is left of the signal, signal to noise, deviation of target and prediction."""
     process = model.diffusion
     steps = torch.arange(1, process.num_steps + 1)
-    told = {
+    numbers = {
         "signal": process.alpha_bar[1:],
         "signal_to_noise": process.signal_to_noise(),
         "noise_of_target": (1 - process.alpha_bar[1:]).sqrt(),
         "noise_of_prediction": model.deviation(steps),
     }
-    return {name: values.tolist() for name, values in told.items()}
+    return {name: values.tolist() for name, values in numbers.items()}
 
 
 @torch.no_grad()
@@ -66,19 +66,19 @@ def _accuracy_by_inference(trained: TrainedRun, model: CDDRec) -> list[dict[str,
     return [inference | trained.validate(**inference, temperature=1.0) for inference in settings]
 
 
-def logged(told: dict[str, Any]) -> dict[str, float]:
+def logged(numbers: dict[str, Any]) -> dict[str, float]:
     """Accuracy by setting of inference, for the loggers."""
     return {
         f"steps={row['steps']},samples={row['samples']}/{name}": value
-        for row in told["inference"]
+        for row in numbers["inference"]
         for name, value in row.items()
         if name.startswith("val/")
     }
 
 
-def draw(told: dict[str, Any], *, metric: str) -> dict[str, Figure]:
+def draw(numbers: dict[str, Any], *, metric: str) -> dict[str, Figure]:
     """One picture for each part."""
-    schedule, losses, rows = told["schedule"], told["loss"], told["inference"]
+    schedule, losses, rows = numbers["schedule"], numbers["loss"], numbers["inference"]
     steps = range(1, len(schedule["signal"]) + 1)
     drawn = {name: Figure(figsize=(7, 4), layout="constrained") for name in ("schedule", "loss", "inference")}
     axes = drawn["schedule"].subplots(1, 2)

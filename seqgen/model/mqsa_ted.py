@@ -67,7 +67,7 @@ class MQSATED(EncodedRecommender):
         check_sizes(time_span=time_span)
         check_weights(distill_weight=distill_weight)
         self.distill_weight, self.temperature, self.dropout = distill_weight, temperature, dropout
-        if distill_weight > 0:
+        if distill_weight > 0 and catalog.train is not None:  # a model loaded to score needs no teacher
             for name, value in teacher(catalog, temperature=temperature, time_span=time_span, last=max_len).items():
                 self.register_buffer(f"teacher_{name}", value, persistent=False)
 
@@ -110,8 +110,8 @@ def teacher(catalog: Catalog, *, temperature: float, time_span: int, last: int) 
         `offsets (I + 2,)`: item i's successors are `items[offsets[i]:offsets[i + 1]]`; `items (P,)` their ids;
         `excess (P,)` their probability beyond the floor; `floor (I + 1,)`, each row's probability of any other item.
     """
-    assert catalog.train is not None
-    head, tail, count = count_transitions(catalog.train(), num_items=catalog.num_items, time_span=time_span, last=last)
+    train = catalog.training_part()
+    head, tail, count = count_transitions(train, num_items=catalog.num_items, time_span=time_span, last=last)
     rows = catalog.num_items + 1
     largest = torch.zeros(rows, dtype=torch.long).scatter_reduce(0, head, count, "amax")
     odds = torch.exp(count.double() / largest[head] / temperature)  # of a successor, against 1 of any other item

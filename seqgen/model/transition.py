@@ -31,8 +31,9 @@ class Transition(SequentialRecommender):
 
     def __init__(self, *, catalog: Catalog, max_len: int, metrics_k: Sequence[int]) -> None:
         super().__init__(catalog=catalog, metrics_k=metrics_k)
-        assert catalog.train is not None
-        head, tail, count = count_transitions(catalog.train(), num_items=catalog.num_items, last=max_len)
+        head = tail = count = torch.zeros(0, dtype=torch.long)
+        if catalog.train is not None:  # else a checkpoint fills the buffers
+            head, tail, count = count_transitions(catalog.train(), num_items=catalog.num_items, last=max_len)
         rows = catalog.num_items + 1
         tie_break = torch.empty(rows, dtype=torch.float64)
         tie_break[catalog.by_popularity()] = torch.arange(rows, 0, -1, dtype=torch.float64) / (
