@@ -96,16 +96,7 @@ def configured(name: str, **settings: Any) -> Any:
     return make_layer(lambda **more: [(1.0, instantiate(node, **more, **settings)[-1][1])]).eval()
 
 
-@pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("samples", [0, 1])
-@pytest.mark.parametrize("name", MECHANISMS)
-def test_the_map_that_is_shown_is_the_one_that_mixes(name: str, samples: int, last: bool) -> None:
-    layer = configured(name)
-    if samples:
-        if getattr(layer, "noise_shape", None) is None:
-            pytest.skip("draws nothing")
-        layer.sample(samples, 1.0, torch.Generator())
-        layer.double()
+def assert_the_map_that_is_shown_mixes(name: str, layer: Any, last: bool) -> None:
     query, context, mask = drawn_input(last=last)
     if hasattr(layer, "source"):
         query = mask.query_rows(layer.source(context, mask))
@@ -124,3 +115,13 @@ def test_the_map_that_is_shown_is_the_one_that_mixes(name: str, samples: int, la
         if pointwise:
             mixed = layer.norm(mixed) * F.silu(layer.gate(query[b, row]))
         torch.testing.assert_close(hidden[b, row], layer.out(mixed) if hasattr(layer, "out") else mixed)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_the_map_that_is_shown_is_the_one_that_mixes(name: str, last: bool) -> None:
+    layer = configured(name)
+    assert_the_map_that_is_shown_mixes(name, layer, last)
+    if getattr(layer, "noise_shape", None) is not None:
+        layer.sample(1, 1.0, torch.Generator())
+        assert_the_map_that_is_shown_mixes(name, layer.double(), last)

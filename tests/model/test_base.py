@@ -1,6 +1,7 @@
 """What all models share: groups, ranking, refusals, checkpoints, precision."""
 
 import io
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -214,13 +215,10 @@ def test_ranking_under_mixed_precision_is_not_rounded_to_ties() -> None:
         ("model=genatt", "attention=hstu"),
         ("model=genatt", "attention=linear"),
         ("model=mqsa_ted",),
-        ("model=popularity",),
     ],
 )
-def test_every_precision_runs_or_is_refused(precision: str, choice: tuple[str, ...], tmp_path: Path) -> None:
+def test_every_precision_runs(precision: str, choice: tuple[str, ...], tmp_path: Path) -> None:
     quick = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "callbacks=none", "logger=none")
     overrides = [*choice, *TINY, *QUIET, *quick, "trainer.accelerator=cpu", f"trainer.precision={precision}"]
-    try:
-        run.run(config.compose(overrides, output_dir=tmp_path))
-    except UserError as refused:
-        assert "trainer.precision" in str(refused)  # noqa: PT017
+    run.run(config.compose(overrides, output_dir=tmp_path))
+    assert json.loads((tmp_path / "results.json").read_text())["status"] == "finished"

@@ -33,19 +33,28 @@ def test_baselines_count_the_training_part_alone(name: str, tmp_path: Path) -> N
             assert torch.unique(scores[row]).numel() == num_items
 
 
+# More items than 16 bits hold apart: their scores would be ties, which count against the model.
+MANY = ("data.source.num_items=900", "data.min_item_interactions=1", "logger=none", "trainer.accelerator=cpu")
+
+
+def metrics_of(name: str, precision: str, folder: Path) -> dict[str, float]:
+    run.run(
+        config.compose([*TINY, *QUIET, *MANY, f"model={name}", f"trainer.precision={precision}"], output_dir=folder)
+    )
+    metrics: dict[str, float] = json.loads((folder / "results.json").read_text())["metrics"]
+    return metrics
+
+
 @pytest.mark.parametrize("name", ["popularity", "transition", "oracle"])
-def test_precision_changes_no_rank_or_is_refused(name: str, tmp_path: Path) -> None:
-    """Scores of 16 bits would hold only a few hundred items apart, and ties count against the model."""
-    many = ["data.source.num_items=900", "data.min_item_interactions=1", f"model={name}", "logger=none"]
-    metrics = []
-    for precision in ("32-true", "bf16-true"):
-        overrides = [*TINY, *QUIET, *many, "trainer.accelerator=cpu", f"trainer.precision={precision}"]
-        overrides.remove("data.source.num_items=40")
-        folder = tmp_path / precision
-        try:
-            run.run(config.compose(overrides, output_dir=folder))
-        except UserError as refused:
-            assert "trainer.precision" in str(refused)  # noqa: PT017
-            return
-        metrics.append(json.loads((folder / "results.json").read_text())["metrics"])
-    assert metrics[0] == metrics[1]
+def test_mixed_precision_changes_no_metric(name: str, tmp_path: Path) -> None:
+    whole, mixed = (metrics_of(name, precision, tmp_path / precision) for precision in ("32-true", "bf16-mixed"))
+    assert whole == mixed
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
+@pytest.mark.parametrize("name", ["popularity", "transition", "oracle"])
+def test_a_precision_that_rounds_scores_to_ties_is_refused(name: str, precision: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=rf"^trainer\.precision={precision} rounds the scores of model={name} to ties\.$"
+    ):
+        metrics_of(name, precision, tmp_path)
