@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from commands import command, command_here
 from conftest import QUIET, ROOT, TINY
 from omegaconf import OmegaConf
 from test_properties import CHAIN
@@ -31,13 +31,6 @@ def start(folder: Path, *overrides: str) -> dict[str, Any]:
     validated = [epoch["val/ndcg@10"] for epoch in results["history"] if "val/ndcg@10" in epoch]
     assert value == max(validated or [results["metrics"].get("val/ndcg@10", value)])
     return results
-
-
-def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", *arguments]
-    return subprocess.run(
-        line, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=300
-    )
 
 
 def test_a_run_leaves_results_ranks_and_checkpoints(tmp_path: Path) -> None:
@@ -343,12 +336,12 @@ def test_an_interrupted_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_the_command_line_tells_errors_in_one_sentence(arguments: list[str], told: str, tmp_path: Path) -> None:
-    shown = command("seqgen.run", *arguments, *TINY, *QUIET, cwd=tmp_path)
+    shown = command_here("seqgen.run", *arguments, *TINY, *QUIET, cwd=tmp_path)
     assert shown.returncode == 1
     assert shown.stderr.startswith("seqgen: ")
     assert told in shown.stderr
     assert shown.stderr.count("\n") == 1
-    traced = command("seqgen.run", *arguments, *TINY, *QUIET, cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    traced = command_here("seqgen.run", *arguments, *TINY, *QUIET, cwd=tmp_path, HYDRA_FULL_ERROR="1")
     assert "Traceback" in traced.stderr
     assert traced.returncode == 1
 
@@ -364,7 +357,7 @@ def test_an_error_in_two_processes_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_sweep_over_processes_that_start_themselves_is_refused(tmp_path: Path) -> None:
     arguments = ["-m", "trainer.accelerator=cpu", "trainer.devices=2", *TINY, *QUIET, f"hydra.sweep.dir={tmp_path}"]
-    shown = command("seqgen.run", *arguments, cwd=tmp_path)
+    shown = command_here("seqgen.run", *arguments, cwd=tmp_path)
     assert shown.returncode == 1
     assert "--multirun with several devices would start the whole sweep again" in shown.stderr
     assert "Traceback" not in shown.stderr
