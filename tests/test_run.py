@@ -261,25 +261,23 @@ def test_cddrec_trains_under_mixed_precision(more: tuple[str, ...], tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_metrics_of_one_two_and_four_processes_are_equal_to_the_last_digit(tmp_path: Path) -> None:
-    # 61 users in batches of 7: the last batch holds fewer users than there are processes.
-    sizes = ["data.source.num_users=61", "data.eval_batch_size=7"]
+def test_metrics_of_one_and_three_processes_are_equal_to_the_last_digit(tmp_path: Path) -> None:
+    # 61 users in batches of 10: the last batch holds one, and two processes nothing. A sum over three has an order.
+    sizes = ["data.source.num_users=61", "data.eval_batch_size=10"]
     one = start(tmp_path / "one", "model=sasrec", "trainer.max_epochs=1", *sizes)
     checkpoint = f"ckpt_path={tmp_path}/one/checkpoints/last.ckpt"
-    ranks = pl.read_parquet(tmp_path / "one/ranks.parquet")
-    for processes in (2, 4):
-        folder = tmp_path / str(processes)
-        shown = command(
-            *("seqgen.run", "model=sasrec", *TINY, *QUIET, *sizes, "train=false", checkpoint, "trainer=ddp"),
-            *("trainer.accelerator=cpu", f"trainer.devices={processes}", f"hydra.run.dir={folder}"),
-            cwd=ROOT,
-        )
-        assert shown.returncode == 0, shown.stderr
-        results = json.loads((folder / "results.json").read_text())
-        tested = {name: value for name, value in one["metrics"].items() if name.startswith("test/")}
-        assert {"test/category_coverage@10", "test/ild@10", "test/f@10", "test/gini@10"} < set(tested)
-        assert {name: results["metrics"][name] for name in tested} == tested
-        assert pl.read_parquet(folder / "ranks.parquet").equals(ranks)
+    shown = command(
+        *("seqgen.run", "model=sasrec", *TINY, *QUIET, *sizes, "train=false", checkpoint, "trainer=ddp"),
+        *("trainer.accelerator=cpu", "trainer.devices=3", f"hydra.run.dir={tmp_path}/three"),
+        cwd=ROOT,
+    )
+    assert shown.returncode == 0, shown.stderr
+    results = json.loads((tmp_path / "three/results.json").read_text())
+    tested = {name: value for name, value in one["metrics"].items() if name.startswith("test/")}
+    assert {"test/category_coverage@10", "test/ild@10", "test/f@10", "test/gini@10"} < set(tested)
+    assert {name: results["metrics"][name] for name in tested} == tested
+    ranks = [pl.read_parquet(tmp_path / name / "ranks.parquet") for name in ("one", "three")]
+    assert ranks[1].equals(ranks[0])
 
 
 def test_a_sweep_logs_each_job_to_a_wandb_run_of_its_own_and_the_report_compares_them(tmp_path: Path) -> None:
