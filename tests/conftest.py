@@ -1,6 +1,10 @@
 """Fixtures of all tests: where the real data lies, and configurations that run in seconds."""
 
 import os
+
+# Before torch is imported, and for the processes that tests start: of several threads here each waits for the others.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path

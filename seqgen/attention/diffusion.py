@@ -107,7 +107,7 @@ class DiffusionAttention(ContextAttention):
                 state = self.schedule.ddim_step(clean, state, t, s)
         if not self.training:
             return clean, {}
-        variance = _mean(clean.square(), mask).detach()  # the logits of a row have mean 0
+        variance = self._mean(clean.square(), mask).detach()  # the logits of a row have mean 0
         logits, target = clean, clean.detach()
         if self.clean_map == "uniform":
             target = torch.zeros_like(clean)
@@ -152,7 +152,19 @@ class DiffusionAttention(ContextAttention):
         t = torch.randint(1, self.schedule.num_steps + 1, mask.lengths.shape, device=clean.device)
         noise = torch.randn_like(clean).masked_fill(~mask.allowed, 0.0)
         denoised = self.denoise(self.schedule.q_sample(clean, t, noise), given, keys, t, mask)
-        return _mean((denoised - clean).square(), mask)
+        return self._mean((denoised - clean).square(), mask)
+
+    def _mean(self, values: Tensor, mask: SequenceMask) -> Tensor:
+        """Mean over heads and over the allowed cells of a row, then over what has a target, (b, H, r, l) -> ().
+
+        That is each real row, or, with one target a sequence, each sequence, over whose rows the mean is taken first:
+        otherwise a batch's mean would depend on how its sequences are grouped.
+        """
+        of_rows = ((values * mask.allowed).sum(-1) / mask.allowed.sum(-1)).mean(1)  # (b, r)
+        valid = mask.query_valid
+        if self.one_target:
+            return ((of_rows * valid).sum(1) / valid.sum(1)).mean()
+        return (of_rows * valid).sum() / valid.sum()
 
     def _teacher(self, query: Tensor, context: Tensor, mask: SequenceMask) -> Tensor:
         q, k = (split_heads(x, self.num_heads) for x in (self.teacher_query(query), self.teacher_key(context)))
@@ -168,12 +180,3 @@ def centered(logits: Tensor, mask: SequenceMask) -> Tensor:
     logits = logits.masked_fill(~mask.allowed, 0.0)
     mean = logits.sum(-1, keepdim=True) / mask.allowed.sum(-1, keepdim=True)
     return (logits - mean).masked_fill(~mask.allowed, 0.0)
-
-
-def _mean(values: Tensor, mask: SequenceMask) -> Tensor:
-    """Mean over heads and over the allowed cells of a row, then over real rows, (b, H, r, l) -> ().
-
-    Over all cells at once a batch's mean would depend on how its sequences are grouped.
-    """
-    of_rows = ((values * mask.allowed).sum(-1) / mask.allowed.sum(-1)).mean(1)  # (b, r)
-    return (of_rows * mask.query_valid).sum() / mask.query_valid.sum()

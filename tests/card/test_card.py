@@ -5,14 +5,13 @@ import os
 import random
 import re
 import statistics
-import subprocess
-import sys
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from itertools import count, pairwise
 
 import polars as pl
 import pytest
+from commands import command, command_here
 from conftest import TINY
 from memory import memory_source
 
@@ -321,13 +320,8 @@ def test_printed_numbers(make, capsys):
     assert f"{numbers['popularity']['gini']:.3f}" in out
 
 
-def command(*arguments, cwd):
-    line = [sys.executable, "-m", "seqgen.data", *arguments]
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
-
-
 def test_command_prints_and_writes(tmp_path):
-    done = command("data=synthetic", *TINY, cwd=tmp_path)
+    done = command("seqgen.data", "data=synthetic", *TINY, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (page,) = tmp_path.glob("outputs/cards/synthetic/*/card.html")
     assert done.stdout.splitlines()[-1] == f"Page: {page}"
@@ -339,7 +333,9 @@ def test_command_prints_and_writes(tmp_path):
 
 def test_command_sweeps_and_takes_a_folder(tmp_path):
     where = f"hydra.sweep.dir={tmp_path}/both"
-    done = command("-m", "data=synthetic", "data.split=leave_one_out,global_time", where, *TINY, cwd=tmp_path)
+    done = command_here(
+        "seqgen.data", "-m", "data=synthetic", "data.split=leave_one_out,global_time", where, *TINY, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     numbers = [json.loads((tmp_path / f"both/{job}-synthetic/card.json").read_text()) for job in (0, 1)]
     assert numbers[0]["split"]["test"]["leak_mean"] > 0 == numbers[1]["split"]["test"]["leak_mean"]
@@ -358,7 +354,7 @@ def test_command_sweeps_and_takes_a_folder(tmp_path):
     ],
 )
 def test_command_tells_an_error_in_one_sentence(tmp_path, arguments, sentence):
-    done = command(*arguments, cwd=tmp_path)
+    done = command_here("seqgen.data", *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(sentence)
     assert len(done.stderr.splitlines()) == 1 + ("-m" in arguments)  # Hydra names the job of a sweep
