@@ -79,6 +79,19 @@ class RunRecord:
             beside.write_text(json.dumps(_finite(self.content), indent=1, allow_nan=False))
             os.replace(beside, self.folder / "results.json")
 
+    def best(self, monitor: str) -> float:
+        """The largest value of a metric over the epochs; of a model without epochs its only value.
+
+        Args:
+            monitor: The metric, such as `val/ndcg@10`.
+
+        Returns:
+            Minus infinity where the metric is NaN or was not measured.
+        """
+        values = [epoch[monitor] for epoch in self.content["history"] if monitor in epoch]
+        best = max(values, default=self.content["metrics"].get(monitor, math.nan))
+        return -math.inf if math.isnan(best) else best
+
     def identify(self, fingerprint: str) -> None:
         """Set the run's id, from its configuration and its data."""
         text = json.dumps([identity(self.content["config"]), fingerprint], sort_keys=True)

@@ -29,21 +29,26 @@ def run(cfg: DictConfig) -> float:
         The best value of `monitor`, which sweeps maximise.
 
     Raises:
-        UserError: Something in the configuration, the data or a file is to be mended.
+        UserError: The configuration, the data or a file is at fault.
     """
     import pytorch_lightning as L
     from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
     from seqgen import stages, summary
     from seqgen.callbacks import reset_peak_memory
-    from seqgen.results import RunRecord, recorded, write_ranks
+    from seqgen.results import RunRecord, recorded
 
     summary.quiet()
     started = time.perf_counter()
     first = getattr(rank_zero_only, "rank", 0) == 0
     settings = config.plain(cfg)
-    folder = Path(cfg.paths.output_dir)
-    record = RunRecord(folder, config=settings, choices=config.choices(), overrides=config.overrides(), write=first)
+    record = RunRecord(
+        Path(cfg.paths.output_dir),
+        config=settings,
+        choices=config.choices(),
+        overrides=config.overrides(),
+        write=first,
+    )
     if first and cfg.print_config:
         summary.print_config(settings, config.choices())
     with recorded(record, lambda error: config.sentence(error, sys.argv[1:]), announce=config.is_sweep()):
@@ -51,13 +56,11 @@ def run(cfg: DictConfig) -> float:
         reset_peak_memory()
         L.seed_everything(cfg.seed, verbose=False)
         data: SequenceDataModule = config.build(cfg, "data")
-        catalog = data.catalog
         record.update(data=data.facts())
-        record.identify(catalog.fingerprint)
+        record.identify(data.catalog.fingerprint)
         record.update(timing={"prepare_s": time.perf_counter() - started})
 
-        model: SequentialRecommender = config.build(cfg, "model", catalog=catalog)
-        model.config = settings
+        model: SequentialRecommender = config.build_model(cfg, catalog=data.catalog)
         record.update(parameters=sum(p.numel() for p in model.parameters()))
         if cfg.compile:
             model.compile_network()
@@ -66,14 +69,10 @@ def run(cfg: DictConfig) -> float:
             stages.fit(cfg, trainer, model, data)
         if cfg.test and not cfg.trainer.fast_dev_run:
             stages.test(cfg, trainer, model, data)
-            if trainer.is_global_zero:
-                write_ranks(folder, data.test_cases(), model.ranked, catalog.item_ids)
-        best = summary.best_epoch(trainer) if cfg.train else None
-        record.update(metrics=summary.metrics_of(best, model.evaluated, record.content["history"]), best_epoch=best)
         record.content["timing"]["total_s"] = time.perf_counter() - started
     if trainer.is_global_zero:
         summary.print_summary(record)
-    return summary.objective(model.evaluated, record, cfg.monitor)
+    return record.best(cfg.monitor)
 
 
 @hydra.main(config_path=config.CONFIG_DIR, config_name="config", version_base="1.3")
@@ -82,7 +81,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
 
 
 def main() -> None:
-    """The command line: errors that are the user's to mend are one sentence and exit code 1."""
+    """The command line: an error that a user can mend is one sentence and exit code 1."""
     config.command(_hydra_main)
 
 

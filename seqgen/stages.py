@@ -22,7 +22,7 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
     Raises:
         UserError: A setting does not go with the model, with the data, or with a sweep.
     """
-    for key, value in monitors(model.config).items():
+    for key, value in monitors(record.content["config"]).items():
         if model.val_metrics.categories is None and value.removeprefix("val/").split("@")[0] in CATEGORY_METRICS:
             data = config.choices()["data"]
             raise UserError(f"{key}={value} needs categories, which no item of data={data} has; choose another metric.")
@@ -54,7 +54,7 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
     parameters = record.content["parameters"]
     for logger in loggers:
         try:
-            logger.log_hyperparams({"choices": config.choices(), **model.config, "parameters": parameters})
+            logger.log_hyperparams({"choices": config.choices(), **record.content["config"], "parameters": parameters})
         except TypeError as error:  # W&B is given its settings only now
             raise UserError(f"logger: {error}") from error
     return trainer
@@ -68,7 +68,7 @@ def fit(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data:
     """
     if model.trainable:
         if cfg.ckpt_path:
-            refuse_changed_settings(read_checkpoint(cfg.ckpt_path), model.config, cfg.ckpt_path)
+            refuse_changed_settings(read_checkpoint(cfg.ckpt_path), config.plain(cfg), cfg.ckpt_path)
         with config.settings_of(cfg, "model"):
             trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
         return

@@ -1,10 +1,7 @@
 """What a run prints: its configuration at the start, one table at the end."""
 
 import logging
-import math
-import re
 import warnings
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as L
@@ -111,25 +108,3 @@ def device_name(trainer: L.Trainer) -> str:
     if trainer.strategy.root_device.type == "cuda":
         return torch.cuda.get_device_name(trainer.strategy.root_device)
     return trainer.strategy.root_device.type
-
-
-def best_epoch(trainer: L.Trainer) -> int | None:
-    """Epoch of the best checkpoint, counted from 0; None where none was kept."""
-    path = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    named = re.match(r"epoch_(\d+)", Path(path).name)  # conf/callbacks/checkpoints.yaml
-    return int(named[1]) if named else None
-
-
-def metrics_of(epoch: int | None, evaluated: dict[str, float], history: list[dict[str, Any]]) -> dict[str, float]:
-    """The metrics of the tested weights: validation of the best epoch, where this run had it, and the test."""
-    if epoch is None:
-        return evaluated
-    values = {k: v for entry in history if entry["epoch"] == epoch for k, v in entry.items() if k.startswith("val/")}
-    return values | {name: value for name, value in evaluated.items() if not name.startswith("val/")}
-
-
-def objective(evaluated: dict[str, float], record: RunRecord, monitor: str) -> float:
-    """The best value of the monitored metric over the epochs; minus infinity where it is not a number."""
-    values = [epoch[monitor] for epoch in record.content["history"] if monitor in epoch]
-    best = max(values, default=evaluated.get(monitor, float("nan")))
-    return float("-inf") if math.isnan(best) else best

@@ -35,8 +35,7 @@ class TrainedRun:
             inference["noise"] = False
         changed = OmegaConf.merge(self.config, {"model": {"inference": inference}}) if inference else self.config
         assert isinstance(changed, DictConfig)
-        model: SequentialRecommender = config.build(changed, "model", catalog=self.data.catalog)
-        model.config = config.plain(changed)
+        model: SequentialRecommender = config.build_model(changed, catalog=self.data.catalog)
         model.on_load_checkpoint(self.checkpoint)
         model.load_state_dict(self.checkpoint["state_dict"])
         return model.eval()
@@ -54,4 +53,4 @@ class TrainedRun:
             precision=self.config.trainer.precision,
         )
         trainer.validate(model, self.data, verbose=False)
-        return {name: value for name, value in model.evaluated.items() if name.startswith("val/")}
+        return model.evaluation("val")
