@@ -21,10 +21,12 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from seqgen.errors import UserError
+from seqgen.metric_table import METRICS
 from seqgen.results import identity
 
 DEFAULT_METRICS = [f"test/{name}" for name in ("hr@10", "ndcg@10", "mrr", "coverage@10", "novelty@10")]
-DIVERSITY = ("hr", "ndcg", "category_coverage", "ild", "f", "coverage", "gini")  # what `diversity@K` stands for
+# What `diversity@K` stands for.
+DIVERSITY = [row.name for row in METRICS.values() if row.at_k and row.kind in ("accuracy", "diversity")]
 
 
 @dataclass(frozen=True)

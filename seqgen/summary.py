@@ -10,6 +10,7 @@ from rich import print as rich_print
 from rich.markup import escape
 from rich.table import Table
 
+from seqgen.metric_table import row_of
 from seqgen.results import RunRecord
 
 
@@ -91,7 +92,7 @@ def print_summary(record: RunRecord) -> None:
 
 
 def _metric_table(metrics: dict[str, float], split: str) -> Table:
-    """Metrics with a list length: one row per metric, one column per K."""
+    """Metrics with a list length: one row per metric, one column per K; an arrow where smaller is better."""
     lengths = sorted({int(name.partition("@")[2]) for name in metrics if "@" in name})
     table = Table()
     table.add_column(f"{split}, K")
@@ -99,7 +100,9 @@ def _metric_table(metrics: dict[str, float], split: str) -> Table:
         table.add_column(str(k), justify="right")
     for name in dict.fromkeys(name.partition("@")[0] for name in metrics if "@" in name):
         cells = (metrics.get(f"{name}@{k}") for k in lengths)  # not every metric has all K
-        table.add_row(name, *("-" if value is None else f"{value:.4g}" for value in cells))
+        row = row_of(name)
+        arrow = " ↓" if row is not None and row.smaller_is_better else ""
+        table.add_row(name + arrow, *("-" if value is None else f"{value:.4g}" for value in cells))
     return table
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from seqgen import metrics as metrics_module
 from seqgen.data.catalog import Catalog
 from seqgen.errors import UserError
-from seqgen.metrics import RankingMetrics, gini, target_ranks, top_items
+from seqgen.metric_table import METRICS, row_of
+from seqgen.metrics import Counts, RankingMetrics, gini, target_ranks, top_items
 
 INF, NAN = float("inf"), float("nan")
 
@@ -233,6 +234,18 @@ def test_without_categories_there_is_gini_only(kinds: list[list[str]] | None) ->
     metrics = RankingMetrics(COUNTS, k=[1, 3], categories=category_ids(kinds))
     metrics.update(target_ranks(SCORES, TARGETS), top_items(SCORES, 3))
     assert set(metrics.compute()) == set(BY_HAND)
+
+
+def test_each_row_of_the_table_has_its_method() -> None:
+    assert list(METRICS) == [name for name in vars(Counts) if callable(getattr(Counts, name)) and name[0] != "_"]
+    assert list(METRICS) == [row.name for row in METRICS.values()]
+
+
+def test_names_by_list_length() -> None:
+    assert METRICS["ild"].names([1, 2, 5]) == ["ild@2", "ild@5"]
+    assert METRICS["mrr"].names([1, 2]) == ["mrr"]
+    assert row_of("val/ndcg@10") == row_of("test/ndcg@5") == row_of("ndcg") == METRICS["ndcg"]
+    assert row_of("train/loss") is None
 
 
 def test_metrics_are_no_part_of_a_checkpoint() -> None:
