@@ -8,10 +8,11 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, _Su
 
 from seqgen import config, summary
 from seqgen.callbacks import AtomicCheckpointIO, Recorder, StepSeed
-from seqgen.check import CATEGORY_METRICS, monitors
+from seqgen.check import monitors
 from seqgen.checkpoint import read_checkpoint, refuse_changed_settings
 from seqgen.data.datamodule import SequenceDataModule
 from seqgen.errors import UserError
+from seqgen.metric_table import row_of
 from seqgen.model.base import SequentialRecommender
 from seqgen.results import RunRecord
 
@@ -23,7 +24,8 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
         UserError: A setting does not go with the model, with the data, or with a sweep.
     """
     for key, value in monitors(record.content["config"]).items():
-        if model.val_metrics.categories is None and value.removeprefix("val/").split("@")[0] in CATEGORY_METRICS:
+        row = row_of(value)
+        if model.val_metrics.categories is None and row is not None and row.needs_categories:
             data = config.choices()["data"]
             raise UserError(f"{key}={value} needs categories, which no item of data={data} has; choose another metric.")
     if not model.trainable and str(cfg.trainer.precision) in ("16-true", "bf16-true"):
