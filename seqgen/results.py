@@ -114,7 +114,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """NaN and infinity as null: they are no JSON."""
+    """NaN and infinity as null, since JSON has neither."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -128,8 +128,8 @@ def recorded(record: RunRecord, sentence: Callable[[BaseException], str | None],
 
     Args:
         record: The run's record.
-        sentence: What to say of an error; None for one that only its type and text tell.
-        announce: Print an error at once, which Hydra tells of a sweep's job only after the last one.
+        sentence: The sentence for an error; None where its type and text have to do.
+        announce: Print an error at once, since Hydra reports an error of a sweep's job only after the last one.
     """
     environment = dict(os.environ)
     handler = signal.getsignal(signal.SIGTERM)

@@ -1,6 +1,8 @@
 """The stages of a run that Lightning carries out: the trainer, the fit, the test."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as L
 from omegaconf import DictConfig
@@ -12,7 +14,7 @@ from seqgen.check import monitors
 from seqgen.checkpoint import read_checkpoint, refuse_changed_settings
 from seqgen.data.datamodule import SequenceDataModule
 from seqgen.errors import UserError
-from seqgen.metric_table import row_of
+from seqgen.metric_table import METRICS, row_of
 from seqgen.model.base import SequentialRecommender
 from seqgen.results import RunRecord
 
@@ -59,7 +61,23 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
             logger.log_hyperparams({"choices": config.choices(), **record.content["config"], "parameters": parameters})
         except TypeError as error:  # W&B is given its settings only now
             raise UserError(f"logger: {error}") from error
+    if "wandb" in (cfg.logger or {}):
+        summarise_best(trainer.loggers, cfg.metrics.k)
     return trainer
+
+
+def summarise_best(loggers: Sequence[Any], lengths: Sequence[int]) -> None:
+    """Have W&B show the best value of each validation metric in a run's summary, where one is better.
+
+    Args:
+        loggers: Those that can, W&B's, are asked.
+        lengths: List lengths K of the metrics.
+    """
+    for logger in loggers:
+        for row in METRICS.values():
+            if hasattr(logger.experiment, "define_metric") and row.higher_is_better is not None:
+                for name in row.names(lengths):
+                    logger.experiment.define_metric(f"val/{name}", summary="max" if row.higher_is_better else "min")
 
 
 def fit(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data: SequenceDataModule) -> None:

@@ -15,7 +15,7 @@ from seqgen.results import RunRecord
 
 
 def quiet() -> None:
-    """Silence what Lightning says that is no news.
+    """Silence what Lightning says without need.
 
     Its notices at start, its use of a deprecated name, its advice on workers (data in memory needs none) and on logging
     by step (all is logged by epoch) and across processes (the metrics are summed over them already), and that a resumed

@@ -344,6 +344,17 @@ def test_wandb_is_finished_as_failed_after_an_error(tmp_path: Path, monkeypatch:
     assert wandb.run is None
 
 
+def test_wandb_summarises_the_best_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wandb.sdk.wandb_run import Run
+
+    summaries = {}
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(Run, "define_metric", lambda self, name, **how: summaries.update({name: how.get("summary")}))
+    start(tmp_path, "logger=wandb", "model=popularity", "metrics.k=[5,10]")
+    assert (summaries["val/ndcg@10"], summaries["val/mrr"], summaries["val/gini@5"]) == ("max", "max", "min")
+    assert "val/unhittable" not in summaries
+
+
 def test_an_interrupted_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from seqgen.model.mqsa_ted import MQSATED
 
