@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := outputs/first_run/$(shell date +%Y-%m-%d_%H-%M-%S)
 
-.PHONY: help setup run test format clean
+.PHONY: help setup run test format tables clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -31,6 +31,9 @@ test: setup  ## lint, types, tests
 format: setup  ## format and sort imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+tables: setup  ## write the tables of the pages from the stored runs and the table of metrics
+	$(BIN)/python experiments/tables.py
 
 clean:  ## remove the environment and caches; outputs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

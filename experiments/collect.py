@@ -1,16 +1,54 @@
-"""Store finished runs as the results of an experiment: results.json without what belongs to one machine.
+"""Add finished runs to the stored runs of an experiment, which `python -m seqgen.report experiments/...` reads.
 
     python experiments/collect.py experiments/mqsa_ted/results outputs/.../ [outputs/.../ ...]
 
-Writes NAME-seedS.json per run (NAME: --name, else the experiment's, else model-attention-data), without paths, process
-id and host.
+Stores each run's results, configuration, history and, where it left `ranks.parquet`, the rank of every test case,
+without paths, process id and host. A run that is stored already is replaced. `make tables` then writes the tables of
+the pages.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
-DROPPED = ("pid", "host", "config")
+import polars as pl
+
+from seqgen.errors import UserError
+from seqgen.stored import CASE_COLUMNS, RUNS, add_runs, read_runs, storable
+
+
+def collect(target: Path, folders: list[Path], *, name: str | None = None) -> tuple[int, int]:
+    """Add the runs of some output folders.
+
+    Args:
+        target: The folder of stored runs.
+        folders: Output folders, each of one run.
+        name: What the runs go by; None takes the experiment's name, else model-attention-data.
+
+    Returns:
+        How many runs were new, and how many took the place of a stored one.
+
+    Raises:
+        UserError: A folder holds no run that has ended, or the test of a checkpoint whose training is stored.
+    """
+    trained = {run["run_id"] for run in (read_runs(target) if (target / RUNS).exists() else []) if run["history"]}
+    runs, cases = [], {}
+    for folder in folders:
+        try:
+            results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder} holds no results.json that can be read: {error}") from error
+        if results["status"] not in ("finished", "stopped") or results["run_id"] is None:
+            raise UserError(f"{folder} holds a run that is {results['status']}; collect runs that have ended")
+        if not results["history"] and results["run_id"] in trained:
+            raise UserError(f"{folder} tests a checkpoint of a stored run under the same settings: leave it out")
+        chosen = results["choices"]
+        usual = "-".join(chosen.get(group, "none") for group in ("model", "attention", "data"))
+        runs.append(storable(results, name=name or chosen.get("experiment") or usual))
+        if (folder / "ranks.parquet").exists():
+            cases[results["run_id"]] = pl.read_parquet(folder / "ranks.parquet", columns=list(CASE_COLUMNS))
+    return add_runs(target, runs, cases)
 
 
 def main() -> None:
@@ -19,17 +57,11 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--name", help="of all these runs, which then differ in their seeds only")
     options = parser.parse_args()
-    options.target.mkdir(parents=True, exist_ok=True)
-    for run in options.runs:
-        results = json.loads((run / "results.json").read_text())
-        chosen = results["choices"]
-        usual = "-".join(chosen[group] for group in ("model", "attention", "data"))
-        name = options.name or chosen.get("experiment") or usual
-        kept = {key: value for key, value in results.items() if key not in DROPPED}
-        kept["overrides"] = [o for o in results["overrides"] if not o.startswith(("paths.", "hydra.", "ckpt_path="))]
-        file = options.target / f"{name}-seed{results['seed']}.json"
-        file.write_text(json.dumps(kept, indent=1) + "\n")
-        print(file)
+    try:
+        added, replaced = collect(options.target, options.runs, name=options.name)
+    except UserError as error:
+        sys.exit(f"collect.py: {error}")
+    print(f"{options.target}: {added} runs added, {replaced} replaced")
 
 
 if __name__ == "__main__":

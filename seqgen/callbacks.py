@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as L
 import torch
@@ -17,7 +17,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from seqgen.data.sequences import SequenceBatch
 from seqgen.errors import UserError
 from seqgen.model.base import SequentialRecommender
-from seqgen.results import RunRecord
+from seqgen.results import RunRecord, write_ranks
 
 
 class StepSeed(L.Callback):
@@ -88,10 +88,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Recorder(L.Callback):
-    """Fills the run's record: metrics of each epoch, time (validation apart), throughput, peak memory."""
+    """The one owner of what a run measures, in the run's record and its `ranks.parquet`.
+
+    Metrics of each epoch and of the tested weights in full precision, the best epoch, the ranks of the test cases, time
+    (validation apart), throughput, peak memory.
+    """
 
     def __init__(self, record: RunRecord) -> None:
         self.record = record
+        self.validated: dict[str, float] = {}  # in this epoch
+        self.ranked: list[dict[str, torch.Tensor]] = []  # case, rank and top of each tested batch
         self.history: list[dict[str, Any]] = []
         self.epoch_s: list[float] = []
         self.epoch_cpu_s: list[float] = []
@@ -112,8 +118,7 @@ class Recorder(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the epoch's clocks, and forget the validation of an earlier epoch."""
-        assert isinstance(pl_module, SequentialRecommender)
-        pl_module.evaluated = {}
+        self.validated = {}
         self.started = _clocks(trainer)
 
     def on_train_batch_end(
@@ -133,7 +138,10 @@ class Recorder(L.Callback):
         self.paused = _clocks(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let the epoch's clocks go on."""
+        """Take the metrics, and let the epoch's clocks go on."""
+        self.validated = _measured(trainer, pl_module, "val")
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self.record.update(metrics=self.validated)
         if trainer.training:
             now = _clocks(trainer)
             self.started = (
@@ -143,26 +151,51 @@ class Recorder(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add the epoch to the history."""
-        assert isinstance(pl_module, SequentialRecommender)
         now = _clocks(trainer)
         self.epoch_s.append(now[0] - self.started[0])
         self.epoch_cpu_s.append(now[1] - self.started[1])
         logged = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
         if math.isnan(logged.get("train/loss", 0.0)) and not any(math.isnan(e["train/loss"]) for e in self.history):
-            print(
-                f"Warning: the training loss is no number in epoch {trainer.current_epoch}: try a smaller optimizer.lr."
-            )
-        self.history.append({"epoch": trainer.current_epoch, **logged, **pl_module.evaluated})
+            print(f"Warning: the training loss is NaN in epoch {trainer.current_epoch}: try a smaller optimizer.lr.")
+        self.history.append({"epoch": trainer.current_epoch, **logged, **self.validated})
         self.record.update(history=self.history, epochs=trainer.current_epoch + 1, **self._costs(trainer))
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record the best epoch and its validation, or the newest validation where no best checkpoint was kept."""
+        best = _best_epoch(trainer) if trainer.is_global_zero else None
+        epochs = {entry["epoch"]: entry for entry in self.history}
+        chosen = self.validated if best is None else epochs.get(best, {})
+        self.record.update(best_epoch=best, metrics={k: v for k, v in chosen.items() if k.startswith("val/")})
+
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock of the evaluation."""
+        """Start the clock of the evaluation, and forget the ranks of an earlier one."""
+        self.ranked = []
         self.evaluate_s = time.perf_counter()
 
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: SequenceBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the ranks of the batch."""
+        self.ranked.append({name: values.cpu() for name, values in outputs.items()})
+
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop it."""
-        self.evaluate_s = time.perf_counter() - self.evaluate_s
-        self.record.update(**self._costs(trainer, evaluate_s=self.evaluate_s))
+        """Stop the clock; record the metrics, and write the ranks of all processes."""
+        evaluate_s = time.perf_counter() - self.evaluate_s
+        metrics = {**self.record.content["metrics"], **_measured(trainer, pl_module, "test")}
+        self.record.update(metrics=metrics, **self._costs(trainer, evaluate_s=evaluate_s))
+        if trainer.world_size > 1:
+            everyone: list[list[dict[str, torch.Tensor]]] = [[] for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(everyone, self.ranked)
+            self.ranked = [part for ranked in everyone for part in ranked]
+        if trainer.is_global_zero:
+            data = trainer.datamodule  # type: ignore[attr-defined]  # which `test(datamodule=)` sets
+            write_ranks(self.record.folder, data.test_cases(), self.ranked, data.catalog.item_ids)
 
     def _costs(self, trainer: L.Trainer, **more: float) -> dict[str, Any]:
         timing = {**self.record.content["timing"], **more}
@@ -171,6 +204,23 @@ class Recorder(L.Callback):
             timing["train_targets_per_s"] = self.targets / sum(self.epoch_s)
             timing["train_sequences_per_s"] = self.rows / sum(self.epoch_s)
         return {"timing": timing, "peak_memory_mb": peak_memory_mb(gpu=_on_gpu(trainer))}
+
+
+def _measured(trainer: L.Trainer, pl_module: L.LightningModule, split: Literal["val", "test"]) -> dict[str, float]:
+    """The metrics of an evaluation: what the model logged, and in full precision what it ranked."""
+    assert isinstance(pl_module, SequentialRecommender)
+    logged = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith(f"{split}/")}
+    return logged | pl_module.evaluation(split)
+
+
+def _best_epoch(trainer: L.Trainer) -> int | None:
+    """Epoch of the best checkpoint, counted from 0, as the file says; None where none was kept."""
+    callback = trainer.checkpoint_callback
+    if not isinstance(callback, ModelCheckpoint) or callback.monitor is None or not callback.best_model_path:
+        return None
+    # Mapped, so that no weight is read.
+    epoch: int = torch.load(callback.best_model_path, map_location="cpu", weights_only=True, mmap=True)["epoch"]
+    return epoch
 
 
 def _clocks(trainer: L.Trainer) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seqgen.config import CONFIG_DIR, choices, is_sweep, plain
 from seqgen.errors import UserError, nearest
+from seqgen.metric_table import METRICS, row_of
 from seqgen.signatures import check_node, check_type
 
 RUN_KEYS: dict[str, Any] = {
@@ -30,7 +31,6 @@ RUN_KEYS: dict[str, Any] = {
 }
 # Groups that build nothing by themselves: something else must refer to them, or they have no effect.
 REFERRED_GROUPS = ("diffusion", "attention", "loss", "optimizer", "scheduler")
-CATEGORY_METRICS = ("category_coverage", "ild", "f")  # those of data whose items have categories
 GROUPS = ("data", *REFERRED_GROUPS, "model", "trainer", "callbacks", "logger")
 
 
@@ -68,9 +68,8 @@ def check(cfg: DictConfig) -> None:
 
 
 def _check_monitors(cfg: DictConfig, container: dict[str, Any]) -> None:
-    names = ("hr", "ndcg", "coverage", "novelty", "popularity", "gini", *CATEGORY_METRICS)
-    known = [f"val/{name}@{k}" for name in names for k in cfg.metrics.k if (name, k) != ("ild", 1)]
-    known.append("val/mrr")
+    rows = [row for row in METRICS.values() if row.higher_is_better is not None]
+    known = [f"val/{name}" for row in rows for name in row.names(cfg.metrics.k)]
     callbacks = container["callbacks"] or {}
     # A model of somebody else's may log metrics of its own.
     ours = str(container["model"].get("_target_")).startswith("seqgen.")
@@ -80,8 +79,10 @@ def _check_monitors(cfg: DictConfig, container: dict[str, Any]) -> None:
             lengths = f" with K in metrics.k={list(cfg.metrics.k)}"
             raise UserError(f"{key}={value} is no validation metric{lengths}{nearest(value, known)}.")
         mode = "max" if key == "monitor" else callbacks[key.split(".")[1]].get("mode")
-        if value.startswith("val/gini@") and mode == "max":
-            raise UserError(f"{key}={value} is better when small, but the largest counts as best; choose another.")
+        row = row_of(value)
+        if row is not None and mode == ("max" if row.smaller_is_better else "min"):
+            better, counts = ("small", "largest") if row.smaller_is_better else ("large", "smallest")
+            raise UserError(f"{key}={value} is better when {better}, but the {counts} counts as best; choose another.")
     if len(monitors(container)) > 1 and cfg.trainer.get("limit_val_batches") == 0 and cfg.train:
         raise UserError(
             "trainer.limit_val_batches=0 leaves callbacks without the metric they watch; use callbacks=none."

@@ -149,6 +149,21 @@ def _own_targets() -> frozenset[str]:
     return frozenset(name for text in texts for name in re.findall(r"\b_target_: *(seqgen\.[\w.]+)", text))
 
 
+def build_model(cfg: DictConfig, *, catalog: Any) -> Any:
+    """Build the model of a configuration, and give it the whole configuration to keep in its checkpoints.
+
+    Args:
+        cfg: A run's composed configuration.
+        catalog: The items and users of the run's data (`seqgen.data.catalog.Catalog`).
+
+    Raises:
+        UserError: The constructor refuses a value.
+    """
+    model = build(cfg, "model", catalog=catalog)
+    model.config = plain(cfg)
+    return model
+
+
 @contextlib.contextmanager
 def settings_of(cfg: DictConfig, key: str) -> Iterator[None]:
     """Give a setting that is refused, of what was built from a key, the path that a user sets it by.

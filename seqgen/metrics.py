@@ -8,7 +8,8 @@ of ranks, all list metrics from integer counts of recommended items and of their
 number of processes give the same numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torchmetrics import Metric
 
 from seqgen.data.ragged import ragged
 from seqgen.errors import UserError
+from seqgen.metric_table import METRICS
 
 UNIT = 36  # distances are whole multiples of 2 ** -36: their sums are exact in any order, for 2 ** 27 lists or pairs
 ELEMENTS = 2**24  # of the largest tensor that an update may build
@@ -96,26 +98,90 @@ def category_overlaps(top: Tensor, values: Tensor, offsets: Tensor, number: int)
         return place[first], has @ has.mT
 
 
+@dataclass(frozen=True)
+class Counts:
+    """What an evaluation has counted, on the CPU in float64; each metric of `METRICS` is the method of its name.
+
+    Attributes:
+        cases: Number of cases, a scalar.
+        ranked: Cases whose target has rank 1, 2, ..., (I,).
+        missed: Cases whose target cannot be hit, a scalar.
+        recommended: By list length K, how often each item is in a list, (I,).
+        interactions: Training interactions of each item, (I,).
+        covered: By list length, mean over cases of the share of all categories in the list; empty without categories.
+        distance: By list length, the mean distance within a list; empty without categories.
+    """
+
+    cases: Tensor
+    ranked: Tensor
+    missed: Tensor
+    recommended: Mapping[int, Tensor]
+    interactions: Tensor
+    covered: Mapping[int, Tensor]
+    distance: Mapping[int, Tensor]
+
+    def hr(self, k: int) -> Tensor:
+        """Share of cases whose target has rank <= K."""
+        return self.ranked[:k].sum() / self.cases
+
+    def ndcg(self, k: int) -> Tensor:
+        """Mean of 1 / log2(rank + 1) where rank <= K, else 0 (one relevant item, so the ideal is 1)."""
+        gain = 1.0 / torch.log2(torch.arange(2, k + 2, dtype=torch.float64))
+        return (self.ranked[:k] * gain).sum() / self.cases
+
+    def mrr(self) -> Tensor:
+        """Mean of 1 / rank over the whole catalogue; 0 where the target cannot be hit."""
+        return (self.ranked / torch.arange(1, len(self.ranked) + 1, dtype=torch.float64)).sum() / self.cases
+
+    def unhittable(self) -> Tensor:
+        """Share of cases whose target cannot be hit."""
+        return self.missed / self.cases
+
+    def coverage(self, k: int) -> Tensor:
+        """Share of the catalogue that is in any list."""
+        return (self.recommended[k] > 0).double().mean()
+
+    def novelty(self, k: int) -> Tensor:
+        """Mean of -log2(share of training interactions) of the recommended items, in bits.
+
+        An item without training interactions counts as one with a single interaction.
+        """
+        information = -torch.log2(self.interactions.clamp(min=1) / self.interactions.sum())
+        return (self.recommended[k] * information).sum() / self.recommended[k].sum()
+
+    def popularity(self, k: int) -> Tensor:
+        """Mean number of training interactions of the recommended items."""
+        return (self.recommended[k] * self.interactions).sum() / self.recommended[k].sum()
+
+    def gini(self, k: int) -> Tensor:
+        """Gini coefficient of how often each item of the catalogue is recommended."""
+        return gini(self.recommended[k])
+
+    def category_coverage(self, k: int) -> Tensor:
+        """Mean over cases of the share of all categories that the list's items bear together, as in PAtt's code."""
+        return self.covered[k]
+
+    def ild(self, k: int) -> Tensor:
+        """Mean over lists of the mean over unordered pairs of items of 1 - Jaccard similarity of their categories.
+
+        To 1e-10. Pairs in which an item has no category are left out, and lists without a pair.
+        """
+        return self.distance[k]
+
+    def f(self, k: int) -> Tensor:
+        """Harmonic mean of category coverage and accuracy, (hr + ndcg) / 2; 0 where both are 0. As in PAtt's code.
+
+        With the accuracy of this K: the authors' code takes that of K = 10 from K = 15 on.
+        """
+        accuracy, coverage = (self.hr(k) + self.ndcg(k)) / 2, self.covered[k]
+        both = accuracy + coverage
+        return 2 * accuracy * coverage / both if both != 0 else both
+
+
 class RankingMetrics(Metric):
-    """HR, NDCG and MRR of the target; coverage, novelty, popularity and diversity of the recommended lists.
+    """All metrics of `seqgen.metric_table`, of the target's rank and of the recommended lists.
 
-    - hr@K: share of cases whose target has rank <= K.
-    - ndcg@K: mean of 1 / log2(rank + 1) where rank <= K, else 0 (one relevant item, so the ideal is 1).
-    - mrr: mean of 1 / rank over the whole catalogue; 0 where the target cannot be hit.
-    - unhittable: share of cases whose target cannot be hit.
-    - coverage@K: share of the catalogue that is in any list.
-    - novelty@K: mean of -log2(share of training interactions) of the recommended items, in bits; an item without
-      training interactions counts as one with a single interaction.
-    - popularity@K: mean number of training interactions of the recommended items.
-    - gini@K: Gini coefficient of how often each item of the catalogue is recommended; 0 is equally often.
-
-    Where items have categories, coverage and F as in the code of PAtt (Liu et al., KDD 2024), and the distance:
-
-    - category_coverage@K: mean over cases of the share of all categories that the list's items bear together.
-    - ild@K, intra-list distance: mean over lists of the mean over unordered pairs of items of 1 - Jaccard similarity of
-      their categories, to 1e-10. Pairs in which an item has no category are left out, and lists without a pair; K = 1
-      has none.
-    - f@K: harmonic mean of category_coverage@K and accuracy, (hr@K + ndcg@K) / 2; 0 where both are 0.
+    The category metrics, where items have categories, are those of PAtt (Liu et al., KDD 2024).
 
     Args:
         item_counts: Training interactions of each item, (I + 1,); entry 0 is padding.
@@ -183,35 +249,31 @@ class RankingMetrics(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Metric name without the split -> float64 scalar."""
+        counts = self.counts()
+        values: dict[str, Tensor] = {}
+        for row in METRICS.values():
+            if not row.needs_categories or self.categories is not None:
+                metric = getattr(counts, row.name)
+                lengths = [k for k in self.k if k >= row.least_k]
+                values |= {f"{row.name}@{k}": metric(k) for k in lengths} if row.at_k else {row.name: metric()}
+        return values
+
+    def counts(self) -> Counts:
+        """What has been counted so far."""
         histogram = self.histogram.cpu().double()  # not every device has 64 bits
         cases = histogram.sum()
-        rank = torch.arange(len(histogram), dtype=torch.float64)
-        gain = 1.0 / torch.log2(rank + 1)
-        hittable = histogram[1:-1]  # the last entry is rank I + 1
-        values = {"mrr": (hittable / rank[1:-1]).sum() / cases, "unhittable": histogram[-1] / cases}
-        item_counts = self.item_counts.double()[1:]
-        information = -torch.log2(item_counts.clamp(min=1) / item_counts.sum())
-        for k, with_padding in zip(self.k, self.recommended.cpu().double(), strict=True):
-            recommended = with_padding[1:]
-            total = recommended.sum()
-            values[f"hr@{k}"] = hittable[:k].sum() / cases
-            values[f"ndcg@{k}"] = (hittable[:k] * gain[1 : k + 1]).sum() / cases
-            values[f"coverage@{k}"] = (recommended > 0).double().mean()
-            values[f"novelty@{k}"] = (recommended * information).sum() / total
-            values[f"popularity@{k}"] = (recommended * item_counts).sum() / total
-            values[f"gini@{k}"] = gini(recommended)
-        return values if self.categories is None else values | self._diversity(values, cases)
-
-    def _diversity(self, values: dict[str, Tensor], cases: Tensor) -> dict[str, Tensor]:
-        more = {}
-        covered = self.gained.cpu().cumsum(0).double() / (cases * self.num_categories)
-        distance = self.distance.cpu().double() / 2**UNIT / self.paired.cpu().double()
-        for row, k in enumerate(self.k):
-            # With the accuracy of this K: the authors' code takes that of K = 10 from K = 15 on.
-            accuracy, coverage = (values[f"hr@{k}"] + values[f"ndcg@{k}"]) / 2, covered[k - 1]
-            more[f"category_coverage@{k}"] = coverage
-            if k > 1:
-                more[f"ild@{k}"] = distance[row]
-            both = accuracy + coverage
-            more[f"f@{k}"] = 2 * accuracy * coverage / both if both != 0 else both
-        return more
+        covered, distance = {}, {}
+        if self.categories is not None:
+            shares = self.gained.cpu().cumsum(0).double() / (cases * self.num_categories)
+            means = self.distance.cpu().double() / 2**UNIT / self.paired.cpu().double()
+            covered = {k: shares[k - 1] for k in self.k}
+            distance = dict(zip(self.k, means, strict=True))
+        return Counts(
+            cases=cases,
+            ranked=histogram[1:-1],
+            missed=histogram[-1],  # rank I + 1
+            recommended=dict(zip(self.k, self.recommended.cpu().double()[:, 1:], strict=True)),
+            interactions=self.item_counts.double()[1:],
+            covered=covered,
+            distance=distance,
+        )

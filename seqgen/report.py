@@ -1,7 +1,8 @@
 """One table over finished runs: means over seeds, and paired differences to a baseline.
 
-``python -m seqgen.report outputs/...`` reads ``results.json`` and ``ranks.parquet`` of each run and no more,
-and does without torch. In order: runs, groups of runs over seeds, paired differences of groups, the table.
+``python -m seqgen.report outputs/... experiments/...`` reads ``results.json`` and ``ranks.parquet`` of each run and the
+stored runs of experiments (`seqgen.stored`), and does without torch. In order: runs, groups of runs over seeds, paired
+differences of groups, the table.
 """
 
 import argparse
@@ -19,19 +20,24 @@ import polars as pl
 from rich.console import Console
 from rich.table import Column, Table
 
+from seqgen import stored
 from seqgen.errors import UserError, nearest
+from seqgen.metric_table import METRICS
 from seqgen.results import identity
 from seqgen.settings import flatten
 
 DEFAULT_METRICS = [f"test/{name}" for name in ("hr@10", "ndcg@10", "mrr", "coverage@10", "novelty@10")]
-DIVERSITY = ("hr", "ndcg", "category_coverage", "ild", "f", "coverage", "gini")  # what `diversity@K` stands for
+# What `diversity@K` stands for.
+DIVERSITY = [row.name for row in METRICS.values() if row.at_k and row.kind in ("accuracy", "diversity")]
 
 
 @dataclass(frozen=True)
 class Run:
     """What the report takes from one finished run."""
 
-    file: Path  # its results.json
+    file: Path  # its results.json, or the file of stored runs that holds it
+    place: str  # what the notes call it
+    name: str | None  # of a stored run
     run_id: str
     seed: tuple[Any, ...]  # the run's, then those its config names, as for the order of users
     names: list[str]  # of model, attention and data
@@ -40,31 +46,41 @@ class Run:
     numbers: dict[str, float]  # what a column can show
 
 
-def _read(file: Path) -> Run | str:
-    """Read one results.json: a run, or the line to print where it has not finished."""
+def _read(file: Path) -> list[Run | str]:
+    """Read a file: its runs, or in place of each that has no whole test the line to print."""
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-        if results["status"] != "finished":
-            reason = results.get("error") or "no error"
-            return f"not in the table: {file.parent}, {results['status']} ({reason})"
-        numbers = {**results["metrics"], "parameters": results["parameters"]}
-        if epochs := results["timing"].get("train_epoch_s"):
-            numbers["train_epoch_s"] = np.median(epochs)  # the first one pays for compilation and cold caches
-        numbers = {name: float(value) for name, value in numbers.items() if value is not None}
-        names = [(results["choices"].get(name) or "none") for name in ("model", "attention", "data")]
-        names = ["-" if name == "none" else name for name in names]
-        config = results["config"]
-        trainer = config.get("trainer") or {}
-        if config.get("test") is False or trainer.get("fast_dev_run"):
-            return f"not in the table: {file.parent}, not tested"
-        if trainer.get("limit_test_batches", 1.0) != 1.0:
-            return f"not in the table: {file.parent}, tested on a part of the users"
-        data = (names[2], str(results["data"]["fingerprint"]))
-        settings = {**flatten(identity(config)), "data.fingerprint": data[1]}
-        seeds = [settings.pop(key) for key in sorted(settings) if key == "seed" or key.endswith(".seed")]
-        return Run(file, results["run_id"], (results["seed"], *seeds), names, data, settings, numbers)
+        if file.name == stored.RUNS:
+            runs = stored.read_runs(file.parent)
+            return [_run(file, f"{file.parent}, {run['name']}, seed {run['seed']}", run) for run in runs]
+        return [_run(file, str(file.parent), json.loads(file.read_text(encoding="utf-8")))]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        return f"not in the table: {file} is broken ({error!r}): delete it or run again"
+        return [f"not in the table: {file} is broken ({error!r}): delete it or run again"]
+
+
+def _run(file: Path, place: str, results: dict[str, Any]) -> Run | str:
+    if results["status"] != "finished":
+        reason = results.get("error") or "no error"
+        return f"not in the table: {place}, {results['status']} ({reason})"
+    numbers = {**results["metrics"], "parameters": results["parameters"]}
+    if epochs := results["timing"].get("train_epoch_s"):
+        numbers["train_epoch_s"] = np.median(epochs)  # the first one pays for compilation and cold caches
+    numbers = {name: float(value) for name, value in numbers.items() if value is not None}
+    names = [(results["choices"].get(name) or "none") for name in ("model", "attention", "data")]
+    names = ["-" if option == "none" else option for option in names]
+    config = results["config"]
+    trainer = config.get("trainer") or {}
+    if config.get("test") is False or trainer.get("fast_dev_run"):
+        return f"not in the table: {place}, not tested"
+    if trainer.get("limit_test_batches", 1.0) != 1.0:
+        return f"not in the table: {place}, tested on a part of the users"
+    # A stored run's `equals` are later spellings of its settings, so that it stands beside the runs that have those.
+    equals = results.get("equals", {})
+    data = (names[2], str(equals.get("data.fingerprint", results["data"]["fingerprint"])))
+    settings = {**flatten(identity(config)), **{key: json.dumps(value) for key, value in equals.items()}}
+    settings["data.fingerprint"] = data[1]
+    seeds = [settings.pop(key) for key in sorted(settings) if key == "seed" or key.endswith(".seed")]
+    seed, name = (results["seed"], *seeds), results.get("name")
+    return Run(file, place, name, results["run_id"], seed, names, data, settings, numbers)
 
 
 def _find(folders: Iterable[str | Path], notes: list[str]) -> list[Run]:
@@ -72,10 +88,11 @@ def _find(folders: Iterable[str | Path], notes: list[str]) -> list[Run]:
     roots = [Path(folder) for folder in ([folders] if isinstance(folders, str) else folders)]
     if missing := [str(root) for root in roots if not root.is_dir()]:
         raise UserError(f"there is no folder {', '.join(missing)}")
-    files = {str(file.resolve()): file for root in roots for file in root.rglob("results.json")}
+    found_files = (file for root in roots for name in ("results.json", stored.RUNS) for file in root.rglob(name))
+    files = {str(file.resolve()): file for file in found_files}
     # Job 10 comes after job 9.
     order = sorted(files, key=lambda name: [(s, int(n or 0)) for s, n in re.findall(r"(\D+)(\d*)", name)])
-    found = [_read(files[name]) for name in order]
+    found = [run for name in order for run in _read(files[name])]
     runs = [run for run in found if isinstance(run, Run)]
     notes += [line for line in found if isinstance(line, str)]
     if not runs:
@@ -83,14 +100,18 @@ def _find(folders: Iterable[str | Path], notes: list[str]) -> list[Run]:
     # By settings too: a changed seqgen may give the same settings another run_id.
     for key in (lambda run: (run.run_id, run.seed), lambda run: (run.seed, *sorted(run.settings.items()))):
         kept = {key(run): run for run in sorted(runs, key=lambda run: os.path.getmtime(run.file))}
-        pairs = [(run.file.parent, kept[key(run)].file.parent) for run in runs if kept[key(run)] is not run]
+        pairs = [(run.place, kept[key(run)].place) for run in runs if kept[key(run)] is not run]
         notes += [f"not in the table: {old} is the same run as {new}, which is newer" for old, new in pairs]
         runs = [run for run in runs if kept[key(run)] is run]
     return runs
 
 
 def _group(runs: list[Run]) -> dict[str, list[Run]]:
-    """Group runs over seeds: label -> runs, in the order of the rows."""
+    """Group runs over seeds: label -> runs, in the order of the rows.
+
+    Groups of the same model, attention and data are told apart by the names of stored runs, or else by the keys that
+    differ.
+    """
     data_sets = list(dict.fromkeys(run.data for run in runs))
     same: dict[Any, list[Run]] = {}
     for run in sorted(runs, key=lambda run: (run.data[0], data_sets.index(run.data))):
@@ -98,6 +119,10 @@ def _group(runs: list[Run]) -> dict[str, list[Run]]:
     labels = {key: " / ".join(group[0].names) for key, group in same.items()}
     for label in set(labels.values()):
         alike = [key for key in same if labels[key] == label]
+        known = {key: {run.name for run in same[key]} for key in alike}
+        if len(alike) > 1 and len(set.union(*known.values()) - {None}) == len(alike) == sum(map(len, known.values())):
+            labels |= {key: f"{label}, {names.pop()}" for key, names in known.items()}
+            continue
         seen = set()
         for name in sorted({name for key in alike for name, _ in key}, key=lambda n: (n.count("."), n)):
             values = [dict(key).get(name) for key in alike]
@@ -151,11 +176,16 @@ def _values(rank: np.ndarray, compare: str) -> np.ndarray:
     return np.where(rank <= float(match[2] or "inf"), gain, 0.0)
 
 
-def _cases(run: Run, compare: str) -> tuple[pl.DataFrame, np.ndarray]:
-    """Read a run's test cases, sorted by user and target, and their values."""
-    file = run.file.with_name("ranks.parquet")
+def _cases(run: Run, compare: str) -> tuple[pl.DataFrame, np.ndarray] | None:
+    """Read a run's test cases, sorted by user and target, and their values; None where a stored run lacks them."""
+    is_stored = run.file.name == stored.RUNS
+    file = run.file.with_name(stored.CASES if is_stored else "ranks.parquet")
     try:
-        cases = pl.read_parquet(file, columns=["user", "target", "rank"]).sort("user", "target")
+        columns = list(stored.CASE_COLUMNS)
+        read = stored.read_cases(file.parent, run.run_id) if is_stored else pl.read_parquet(file, columns=columns)
+        if read is None:
+            return None
+        cases = read.with_columns(pl.col("user", "target").cast(pl.String)).sort("user", "target")
         rank = cases["rank"].cast(pl.Int64).to_numpy()
     except (pl.exceptions.PolarsError, OSError) as error:
         state = "broken" if file.exists() else "missing"
@@ -175,18 +205,32 @@ def _intervals(sums: np.ndarray, counts: np.ndarray, samples: int, seed: int) ->
     return np.percentile(means, [2.5, 97.5], axis=0)
 
 
-def _differences(groups: dict[str, list[Run]], baseline: str, compare: str, samples: int, seed: int) -> Any:
-    """Compare the groups of one data set to the baseline: label -> difference, low, high."""
-    keys, _ = _cases(groups[baseline][0], compare)
+def _differences(
+    groups: dict[str, list[Run]], baseline: str, compare: str, samples: int, seed: int, notes: list[str]
+) -> Any:
+    """Compare the groups of one data set to the baseline: label -> difference, low, high.
+
+    A group without test cases is left out, all where it is the baseline; ``notes`` receives a line that says so.
+    """
+    read = {label: [_cases(run, compare) for run in group] for label, group in groups.items()}
+    known = {label: found for label, cases in read.items() if len(found := [c for c in cases if c]) == len(cases)}
+    data = groups[baseline][0].data[0]
+    if baseline not in known:
+        notes.append(f"no Δ on {data}: the ranks of the test cases of {baseline} were not kept")
+        return {}
+    if len(known) < len(groups):
+        notes.append(f"no Δ for {len(groups) - len(known)} rows on {data}: the ranks of their test cases were not kept")
+    if len(known) == 1:
+        return {}
+    keys, _ = known[baseline][0]
     means = {}
-    for label, group in groups.items():
+    for label, found in known.items():
         means[label] = np.zeros(len(keys))
-        for run in group:
-            cases, values = _cases(run, compare)
+        for run, (cases, values) in zip(groups[label], found, strict=True):
             if not keys.equals(cases):
-                where = f"'{baseline}' and '{label}' (in {run.file.parent})"
+                where = f"'{baseline}' and '{label}' (in {run.place})"
                 raise UserError(f"{where} have different test cases, by split or filter: report them apart")
-            means[label] += values / len(group)
+            means[label] += values / len(found)
     users = keys["user"].rle_id().to_numpy()
     reference = means.pop(baseline)
     # Equal values averaged in another order differ in the last bit, which must not pass for a difference.
@@ -215,7 +259,7 @@ def report(
         compare: Metric of the paired difference: ``test/ndcg@K``, ``test/hr@K`` or ``test/mrr``.
         samples: Number of bootstrap samples.
         seed: Seed of the bootstrap.
-        notes: A list that receives a line for each run left out.
+        notes: A list that receives a line for each run or difference left out.
 
     Returns:
         A row per group: data, model, attention, label, seeds, each metric and its sample standard deviation
@@ -227,7 +271,8 @@ def report(
     _values(np.ones(1), compare)  # refuses a wrong metric even where nothing is compared
     if samples < 1 or seed < 0:
         raise UserError(f"samples={samples} must be at least 1 and seed={seed} at least 0")
-    runs = _find(folders, [] if notes is None else notes)
+    notes = [] if notes is None else notes
+    runs = _find(folders, notes)
     known = dict.fromkeys(name for run in runs for name in run.numbers)
     usual = [name for name in (*DEFAULT_METRICS, "train_epoch_s") if name in known]
     metrics = _columns(metrics, known) if metrics else usual
@@ -236,7 +281,7 @@ def report(
     found: dict[str, list[float]] = {}
     for data, label in baselines.items():
         same = {name: group for name, group in groups.items() if group[0].data == data}
-        found |= _differences(same, label, compare, samples, seed) if len(same) > 1 else {}
+        found |= _differences(same, label, compare, samples, seed, notes) if len(same) > 1 else {}
     rows = []
     for label, group in groups.items():
         row: dict[str, Any] = dict(zip(("model", "attention", "data"), group[0].names, strict=True))
@@ -277,7 +322,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the table; where it cannot be made, print one sentence and exit with code 1."""
     parser = argparse.ArgumentParser(prog="python -m seqgen.report", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("folders", nargs="+", help="folders, searched recursively for results.json")
+    add("folders", nargs="+", help="folders, searched recursively for results.json and stored runs")
     add("--metrics", type=lambda text: re.split(", *", text), help="test/hr@5,diversity@10,train_epoch_s,parameters")
     add("--baseline", help="sasrec, sasrec/softmax or a whole label (default: first row of each data set)")
     add("--compare", default="test/ndcg@10", help="metric of Δ: test/ndcg@K, test/hr@K or test/mrr")

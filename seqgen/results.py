@@ -79,6 +79,19 @@ class RunRecord:
             beside.write_text(json.dumps(_finite(self.content), indent=1, allow_nan=False))
             os.replace(beside, self.folder / "results.json")
 
+    def best(self, monitor: str) -> float:
+        """The largest value of a metric over the epochs; of a model without epochs its only value.
+
+        Args:
+            monitor: The metric, such as `val/ndcg@10`.
+
+        Returns:
+            Minus infinity where the metric is NaN or was not measured.
+        """
+        values = [epoch[monitor] for epoch in self.content["history"] if monitor in epoch]
+        best = max(values, default=self.content["metrics"].get(monitor, math.nan))
+        return -math.inf if math.isnan(best) else best
+
     def identify(self, fingerprint: str) -> None:
         """Set the run's id, from its configuration and its data."""
         text = json.dumps([identity(self.content["config"]), fingerprint], sort_keys=True)
@@ -101,7 +114,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """NaN and infinity as null: they are no JSON."""
+    """NaN and infinity as null, since JSON has neither."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -115,8 +128,8 @@ def recorded(record: RunRecord, sentence: Callable[[BaseException], str | None],
 
     Args:
         record: The run's record.
-        sentence: What to say of an error; None for one that only its type and text tell.
-        announce: Print an error at once, which Hydra tells of a sweep's job only after the last one.
+        sentence: The sentence for an error; None where its type and text have to do.
+        announce: Print an error at once, since Hydra reports an error of a sweep's job only after the last one.
     """
     environment = dict(os.environ)
     handler = signal.getsignal(signal.SIGTERM)

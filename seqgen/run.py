@@ -37,14 +37,19 @@ def run(cfg: DictConfig) -> float:
 
     from seqgen import stages, summary
     from seqgen.callbacks import reset_peak_memory
-    from seqgen.results import RunRecord, recorded, write_ranks
+    from seqgen.results import RunRecord, recorded
 
     summary.quiet()
     started = time.perf_counter()
     first = getattr(rank_zero_only, "rank", 0) == 0
     settings = config.plain(cfg)
-    folder = Path(cfg.paths.output_dir)
-    record = RunRecord(folder, config=settings, choices=config.choices(), overrides=config.overrides(), write=first)
+    record = RunRecord(
+        Path(cfg.paths.output_dir),
+        config=settings,
+        choices=config.choices(),
+        overrides=config.overrides(),
+        write=first,
+    )
     if first and cfg.print_config:
         summary.print_config(settings, config.choices())
     with recorded(record, lambda error: config.sentence(error, sys.argv[1:]), announce=config.is_sweep()):
@@ -52,13 +57,11 @@ def run(cfg: DictConfig) -> float:
         reset_peak_memory()
         L.seed_everything(cfg.seed, verbose=False)
         data: SequenceDataModule = config.build(cfg, "data")
-        catalog = data.catalog
         record.update(data=data.facts())
-        record.identify(catalog.fingerprint)
+        record.identify(data.catalog.fingerprint)
         record.update(timing={"prepare_s": time.perf_counter() - started})
 
-        model: SequentialRecommender = config.build(cfg, "model", catalog=catalog)
-        model.config = settings
+        model: SequentialRecommender = config.build_model(cfg, catalog=data.catalog)
         record.update(parameters=sum(p.numel() for p in model.parameters()))
         if cfg.compile:
             model.compile_network()
@@ -67,14 +70,10 @@ def run(cfg: DictConfig) -> float:
             stages.fit(cfg, trainer, model, data)
         if cfg.test and not cfg.trainer.fast_dev_run:
             stages.test(cfg, trainer, model, data)
-            if trainer.is_global_zero:
-                write_ranks(folder, data.test_cases(), model.ranked, catalog.item_ids)
-        best = summary.best_epoch(trainer) if cfg.train else None
-        record.update(metrics=summary.metrics_of(best, model.evaluated, record.content["history"]), best_epoch=best)
         record.content["timing"]["total_s"] = time.perf_counter() - started
     if trainer.is_global_zero:
         summary.print_summary(record)
-    return summary.objective(model.evaluated, record, cfg.monitor)
+    return record.best(cfg.monitor)
 
 
 @hydra.main(config_path=config.CONFIG_DIR, config_name="config", version_base="1.3")

@@ -1,6 +1,8 @@
 """The stages of a run that Lightning carries out: the trainer, the fit, the test."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as L
 from omegaconf import DictConfig
@@ -8,10 +10,11 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, _Su
 
 from seqgen import config, summary
 from seqgen.callbacks import AtomicCheckpointIO, Recorder, StepSeed
-from seqgen.check import CATEGORY_METRICS, monitors
+from seqgen.check import monitors
 from seqgen.checkpoint import read_checkpoint, refuse_changed_settings
 from seqgen.data.datamodule import SequenceDataModule
 from seqgen.errors import UserError
+from seqgen.metric_table import METRICS, row_of
 from seqgen.model.base import SequentialRecommender
 from seqgen.results import RunRecord
 
@@ -22,8 +25,9 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
     Raises:
         UserError: A setting does not go with the model, with the data, or with a sweep.
     """
-    for key, value in monitors(model.config).items():
-        if model.val_metrics.categories is None and value.removeprefix("val/").split("@")[0] in CATEGORY_METRICS:
+    for key, value in monitors(record.content["config"]).items():
+        row = row_of(value)
+        if model.val_metrics.categories is None and row is not None and row.needs_categories:
             data = config.choices()["data"]
             raise UserError(f"{key}={value} needs categories, which no item of data={data} has; choose another metric.")
     if not model.trainable and str(cfg.trainer.precision) in ("16-true", "bf16-true"):
@@ -54,10 +58,26 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
     parameters = record.content["parameters"]
     for logger in loggers:
         try:
-            logger.log_hyperparams({"choices": config.choices(), **model.config, "parameters": parameters})
+            logger.log_hyperparams({"choices": config.choices(), **record.content["config"], "parameters": parameters})
         except TypeError as error:  # W&B is given its settings only now
             raise UserError(f"logger: {error}") from error
+    if "wandb" in (cfg.logger or {}):
+        summarise_best(trainer.loggers, cfg.metrics.k)
     return trainer
+
+
+def summarise_best(loggers: Sequence[Any], lengths: Sequence[int]) -> None:
+    """Have W&B show the best value of each validation metric in a run's summary, where one is better.
+
+    Args:
+        loggers: Those that can, W&B's, are asked.
+        lengths: List lengths K of the metrics.
+    """
+    for logger in loggers:
+        for row in METRICS.values():
+            if hasattr(logger.experiment, "define_metric") and row.higher_is_better is not None:
+                for name in row.names(lengths):
+                    logger.experiment.define_metric(f"val/{name}", summary="max" if row.higher_is_better else "min")
 
 
 def fit(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data: SequenceDataModule) -> None:
@@ -68,7 +88,7 @@ def fit(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data:
     """
     if model.trainable:
         if cfg.ckpt_path:
-            refuse_changed_settings(read_checkpoint(cfg.ckpt_path), model.config, cfg.ckpt_path)
+            refuse_changed_settings(read_checkpoint(cfg.ckpt_path), config.plain(cfg), cfg.ckpt_path)
         with config.settings_of(cfg, "model"):
             trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
         return

@@ -1,10 +1,7 @@
 """What a run prints: its configuration at the start, one table at the end."""
 
 import logging
-import math
-import re
 import warnings
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as L
@@ -13,11 +10,12 @@ from rich import print as rich_print
 from rich.markup import escape
 from rich.table import Table
 
+from seqgen.metric_table import row_of
 from seqgen.results import RunRecord
 
 
 def quiet() -> None:
-    """Silence what Lightning says that is no news.
+    """Silence what Lightning says without need.
 
     Its notices at start, its use of a deprecated name, its advice on workers (data in memory needs none) and on logging
     by step (all is logged by epoch) and across processes (the metrics are summed over them already), and that a resumed
@@ -94,7 +92,7 @@ def print_summary(record: RunRecord) -> None:
 
 
 def _metric_table(metrics: dict[str, float], split: str) -> Table:
-    """Metrics with a list length: one row per metric, one column per K."""
+    """Metrics with a list length: one row per metric, one column per K; an arrow where smaller is better."""
     lengths = sorted({int(name.partition("@")[2]) for name in metrics if "@" in name})
     table = Table()
     table.add_column(f"{split}, K")
@@ -102,7 +100,9 @@ def _metric_table(metrics: dict[str, float], split: str) -> Table:
         table.add_column(str(k), justify="right")
     for name in dict.fromkeys(name.partition("@")[0] for name in metrics if "@" in name):
         cells = (metrics.get(f"{name}@{k}") for k in lengths)  # not every metric has all K
-        table.add_row(name, *("-" if value is None else f"{value:.4g}" for value in cells))
+        row = row_of(name)
+        arrow = " ↓" if row is not None and row.smaller_is_better else ""
+        table.add_row(name + arrow, *("-" if value is None else f"{value:.4g}" for value in cells))
     return table
 
 
@@ -111,25 +111,3 @@ def device_name(trainer: L.Trainer) -> str:
     if trainer.strategy.root_device.type == "cuda":
         return torch.cuda.get_device_name(trainer.strategy.root_device)
     return trainer.strategy.root_device.type
-
-
-def best_epoch(trainer: L.Trainer) -> int | None:
-    """Epoch of the best checkpoint, counted from 0; None where none was kept."""
-    path = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    named = re.match(r"epoch_(\d+)", Path(path).name)  # conf/callbacks/checkpoints.yaml
-    return int(named[1]) if named else None
-
-
-def metrics_of(epoch: int | None, evaluated: dict[str, float], history: list[dict[str, Any]]) -> dict[str, float]:
-    """The metrics of the tested weights: validation of the best epoch, where this run had it, and the test."""
-    if epoch is None:
-        return evaluated
-    values = {k: v for entry in history if entry["epoch"] == epoch for k, v in entry.items() if k.startswith("val/")}
-    return values | {name: value for name, value in evaluated.items() if not name.startswith("val/")}
-
-
-def objective(evaluated: dict[str, float], record: RunRecord, monitor: str) -> float:
-    """The best value of the monitored metric over the epochs; minus infinity where it is not a number."""
-    values = [epoch[monitor] for epoch in record.content["history"] if monitor in epoch]
-    best = max(values, default=evaluated.get(monitor, float("nan")))
-    return float("-inf") if math.isnan(best) else best

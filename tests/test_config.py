@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from seqgen import config
 from seqgen.check import check
 from seqgen.errors import SettingError, UserError
+from seqgen.metric_table import row_of
 
 CONF = ROOT / "conf"
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != "local")
@@ -145,6 +146,12 @@ def test_precedence_is_command_line_then_experiment_then_model_then_root(tmp_pat
         (["monitor=val/ndcg@7"], "monitor=val/ndcg@7 is no validation metric"),
         (["monitor=val/ild@1"], "monitor=val/ild@1 is no validation metric"),
         (["monitor=val/gini@10"], "monitor=val/gini@10 is better when small, but the largest counts as best"),
+        (["monitor=val/popularity@5"], "monitor=val/popularity@5 is better when small, but the largest counts as"),
+        (["monitor=val/unhittable"], "monitor=val/unhittable is no validation metric"),
+        (
+            ["callbacks.early_stopping.mode=min"],
+            "callbacks.early_stopping.monitor=val/ndcg@10 is better when large, but the smallest counts as best",
+        ),
         (
             ["callbacks.early_stopping.monitor=val/gini@10"],
             "callbacks.early_stopping.monitor=val/gini@10 is better when small, but the largest counts as best",
@@ -252,7 +259,9 @@ def test_all_that_is_measured_can_be_watched(tmp_path: Path) -> None:
     watched = {name for name in names if name.startswith("val/")} - {"val/unhittable"}
     assert {"val/ild@5", "val/f@1"} < watched
     for name in watched:
-        mode = "min" if "gini" in name else "max"
+        row = row_of(name)
+        assert row is not None
+        mode = "min" if row.smaller_is_better else "max"
         stop = "callbacks.early_stopping"
         check(compose(tmp_path, "metrics.k=[1,5]", "monitor=val/mrr", f"{stop}.monitor={name}", f"{stop}.mode={mode}"))
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from seqgen import metrics as metrics_module
 from seqgen.data.catalog import Catalog
 from seqgen.errors import UserError
-from seqgen.metrics import RankingMetrics, gini, target_ranks, top_items
+from seqgen.metric_table import METRICS, row_of
+from seqgen.metrics import Counts, RankingMetrics, gini, target_ranks, top_items
 
 INF, NAN = float("inf"), float("nan")
 
@@ -112,7 +113,7 @@ def test_metrics_worked_out_by_hand() -> None:
     assert top.tolist() == [[1, 2, 3], [2, 1, 3], [5, 3, 0]]
     metrics.update(ranks, top)
     values = metrics.compute()
-    assert {name: value.item() for name, value in values.items()} == pytest.approx(BY_HAND, rel=1e-14)
+    assert {name: values[name].item() for name in BY_HAND} == pytest.approx(BY_HAND, rel=1e-14)
     assert {value.dtype for value in values.values()} == {torch.float64}
 
 
@@ -169,15 +170,13 @@ def test_diversity_worked_out_by_hand() -> None:
     values = {name: value.item() for name, value in metrics.compute().items()}
     accuracy = {1: 1 / 4, 3: (2 / 4 + 1.5 / 4) / 2}
     covered = {1: (2 + 2 + 3 + 0) / 4 / 6, 3: (3 + 2 + 4 + 3) / 4 / 6}
-    assert {name: value for name, value in values.items() if name not in BY_HAND} == pytest.approx(
-        {
-            # Pairs of the first list: 1 4, 1 3, 4 3; of the second: 1 4; of the third: 5 3; the fourth has none.
-            "ild@3": ((0 + 1 + 1) / 3 + 0 + 1) / 3,
-            **{f"category_coverage@{k}": covered[k] for k in (1, 3)},
-            **{f"f@{k}": 2 * accuracy[k] * covered[k] / (accuracy[k] + covered[k]) for k in (1, 3)},
-        },
-        abs=1e-10,
-    )
+    by_hand = {
+        # Pairs of the first list: 1 4, 1 3, 4 3; of the second: 1 4; of the third: 5 3; the fourth has none.
+        "ild@3": ((0 + 1 + 1) / 3 + 0 + 1) / 3,
+        **{f"category_coverage@{k}": covered[k] for k in (1, 3)},
+        **{f"f@{k}": 2 * accuracy[k] * covered[k] / (accuracy[k] + covered[k]) for k in (1, 3)},
+    }
+    assert {name: values[name] for name in by_hand} == pytest.approx(by_hand, abs=1e-10)
     assert values["gini@1"] == pytest.approx((2 * 1 + 4 * 2) / (5 * 4))
     assert values["gini@3"] == 0  # every item twice; a masked place is no item
 
@@ -229,10 +228,25 @@ def test_gini_of_equal_counts_is_0_whatever_their_order() -> None:
 
 
 @pytest.mark.parametrize("kinds", [None, [[]] * 5])
-def test_without_categories_there_is_gini_only(kinds: list[list[str]] | None) -> None:
-    metrics = RankingMetrics(COUNTS, k=[1, 3], categories=category_ids(kinds))
-    metrics.update(target_ranks(SCORES, TARGETS), top_items(SCORES, 3))
-    assert set(metrics.compute()) == set(BY_HAND)
+def test_only_data_with_categories_has_their_metrics(kinds: list[list[str]] | None) -> None:
+    for categories in (category_ids(kinds), category_ids(KINDS)):
+        metrics = RankingMetrics(COUNTS, k=[1, 3], categories=categories)
+        metrics.update(target_ranks(SCORES, TARGETS), top_items(SCORES, 3))
+        rows = [row for row in METRICS.values() if categories is not None or not row.needs_categories]
+        assert list(metrics.compute()) == [name for row in rows for name in row.names([1, 3])]
+        assert {"gini@1", "mrr"} < set(metrics.compute())
+
+
+def test_each_row_of_the_table_has_its_method() -> None:
+    assert list(METRICS) == [name for name in vars(Counts) if callable(getattr(Counts, name)) and name[0] != "_"]
+    assert list(METRICS) == [row.name for row in METRICS.values()]
+
+
+def test_names_by_list_length() -> None:
+    assert METRICS["ild"].names([1, 2, 5]) == ["ild@2", "ild@5"]
+    assert METRICS["mrr"].names([1, 2]) == ["mrr"]
+    assert row_of("val/ndcg@10") == row_of("test/ndcg@5") == row_of("ndcg") == METRICS["ndcg"]
+    assert row_of("train/loss") is None
 
 
 def test_metrics_are_no_part_of_a_checkpoint() -> None:
@@ -273,7 +287,8 @@ def test_reset_forgets() -> None:
     metrics.update(torch.tensor([6]), torch.tensor([[4, 3, 1]]))
     metrics.reset()
     metrics.update(target_ranks(SCORES, TARGETS), top_items(SCORES, 3))
-    assert {name: value.item() for name, value in metrics.compute().items()} == pytest.approx(BY_HAND)
+    values = metrics.compute()
+    assert {name: values[name].item() for name in BY_HAND} == pytest.approx(BY_HAND)
 
 
 @pytest.mark.parametrize("k", [[0], [1, 6], [-1, 3], []])

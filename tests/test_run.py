@@ -168,7 +168,7 @@ def test_testing_a_checkpoint_that_does_not_fit_is_refused(overrides: list[str],
 
 def test_a_diverged_run_is_told_and_its_record_is_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = start(tmp_path, "trainer.max_epochs=2", "optimizer.lr=1e20")
-    assert capsys.readouterr().out.count("the training loss is no number") == 1
+    assert capsys.readouterr().out.count("the training loss is NaN") == 1
     assert results["history"][1]["train/loss"] is None
 
 
@@ -180,6 +180,31 @@ def test_testing_an_early_best_epoch_leaves_the_record_of_all(tmp_path: Path) ->
     tested = start(tmp_path / "tested", "train=false", checkpoint)
     assert tested["history"] == []
     assert "train_epoch_s" not in tested["timing"]
+
+
+def test_the_best_epoch_is_known_whatever_the_file_is_called(tmp_path: Path) -> None:
+    results = start(tmp_path, "trainer.max_epochs=3", "callbacks.best.filename=weights")
+    validated = [epoch["val/ndcg@10"] for epoch in results["history"]]
+    assert results["best_epoch"] == validated.index(max(validated))
+    assert results["metrics"]["val/ndcg@10"] == max(validated)
+    untested = start(tmp_path / "untested", "trainer.max_epochs=3", "test=false")
+    assert untested["best_epoch"] == results["best_epoch"]
+    assert untested["metrics"] == {k: v for k, v in results["metrics"].items() if k.startswith("val/")}
+
+
+def test_what_a_model_logs_itself_is_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from seqgen.model.base import SequentialRecommender
+
+    measure = SequentialRecommender.on_validation_epoch_end
+
+    def and_more(self: SequentialRecommender) -> None:
+        measure(self)
+        self.log("val/own", 0.25)
+
+    monkeypatch.setattr(SequentialRecommender, "on_validation_epoch_end", and_more)
+    trained = start(tmp_path / "trained", "trainer.max_epochs=1")
+    assert trained["history"][0]["val/own"] == trained["metrics"]["val/own"] == 0.25
+    assert start(tmp_path / "counted", "model=popularity")["metrics"]["val/own"] == 0.25
 
 
 def test_a_history_holds_no_validation_of_another_epoch(tmp_path: Path) -> None:
@@ -310,6 +335,17 @@ def test_wandb_is_finished_as_failed_after_an_error(tmp_path: Path, monkeypatch:
         start(tmp_path, "logger=wandb", "optimizer.lr=-1")
     assert codes == [1]
     assert wandb.run is None
+
+
+def test_wandb_summarises_the_best_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wandb.sdk.wandb_run import Run
+
+    summaries = {}
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(Run, "define_metric", lambda self, name, **how: summaries.update({name: how.get("summary")}))
+    start(tmp_path, "logger=wandb", "model=popularity", "metrics.k=[5,10]")
+    assert (summaries["val/ndcg@10"], summaries["val/mrr"], summaries["val/gini@5"]) == ("max", "max", "min")
+    assert "val/unhittable" not in summaries
 
 
 def test_an_interrupted_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,4 +52,4 @@ class TrainedRun:
             precision=self.config.trainer.precision,
         )
         trainer.validate(model, self.data, verbose=False)
-        return {name: value for name, value in model.evaluated.items() if name.startswith("val/")}
+        return model.evaluation("val")

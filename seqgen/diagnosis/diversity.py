@@ -5,10 +5,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from seqgen.diagnosis import TrainedRun
+from seqgen.metric_table import METRICS
 
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
 SAMPLES = (1, 4, 16)
-DIVERSITY = ("category_coverage", "coverage", "ild", "gini", "f")  # those that a run has are drawn
 ACROSS = 3  # pictures beside each other
 LIST_LENGTH = 10  # K of the metrics, where the run has it
 
@@ -39,7 +39,8 @@ def draw(rows: list[dict[str, Any]], *, lengths: list[int]) -> Figure:
     """
     k = LIST_LENGTH if LIST_LENGTH in lengths else max(lengths)
     accuracy = f"val/ndcg@{k}"
-    measures = [name for name in (f"val/{kind}@{k}" for kind in DIVERSITY) if name in rows[0]]
+    kinds = [row.name for row in METRICS.values() if row.kind == "diversity"]
+    measures = [name for name in (f"val/{kind}@{k}" for kind in kinds) if name in rows[0]]
     across = min(len(measures), ACROSS)
     down = -(-len(measures) // across)
     figure = Figure(figsize=(4.5 * across, 4 * down), layout="constrained")

@@ -5,7 +5,7 @@ B rows of a batch, N targets, b rows and l columns of a group, D width, I items
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytorch_lightning as L
 import torch
@@ -31,6 +31,9 @@ class SequentialRecommender(L.LightningModule):
 
     A model whose score is a dot product of a user state and an item vector gives `encode` and `item_vectors`; any other
     overrides `scores`. A model that is not fitted by gradient sets `trainable = False`.
+
+    Attributes:
+        config: The run's composed configuration, which checkpoints keep; `seqgen.config.build_model` sets it.
 
     Args:
         catalog: The items and users; what else a model needs to know of the data.
@@ -58,9 +61,7 @@ class SequentialRecommender(L.LightningModule):
         self.val_metrics = RankingMetrics(catalog.item_counts, k=metrics_k, categories=categories)
         self.test_metrics = RankingMetrics(catalog.item_counts, k=metrics_k, categories=categories)
         self.max_k = max(metrics_k)
-        self.config: dict[str, Any] = {}  # the run's composed configuration, kept in checkpoints
-        self.evaluated: dict[str, float] = {}  # the newest metrics in full precision
-        self.ranked: list[dict[str, Tensor]] = []  # case, rank and top of every tested row
+        self.config: dict[str, Any] = {}
 
     # What a model gives.
 
@@ -155,42 +156,44 @@ class SequentialRecommender(L.LightningModule):
             self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, **how)
         return total
 
-    def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
-        """Rank the targets of a batch."""
-        self._rank(batch, self.val_metrics)
+    def validation_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Rank the targets of a batch: `case` (B,), `rank` (B,) and `top`, the recommended items (B, max K)."""
+        return self._rank(batch, self.val_metrics)
 
-    def test_step(self, batch: SequenceBatch, batch_idx: int) -> None:
-        """Rank the targets of a batch, and keep the ranks."""
-        ranks, top = self._rank(batch, self.test_metrics)
-        self.ranked.append({"case": batch.cases.cpu(), "rank": ranks.cpu(), "top": top.int().cpu()})
+    def test_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Rank the targets of a batch, as in validation."""
+        return self._rank(batch, self.test_metrics)
 
-    def _rank(self, batch: SequenceBatch, metrics: RankingMetrics) -> tuple[Tensor, Tensor]:
+    def _rank(self, batch: SequenceBatch, metrics: RankingMetrics) -> dict[str, Tensor]:
         scores = self.ranking_scores(batch)
         ranks, top = target_ranks(scores, batch.targets), top_items(scores, self.max_k)
         metrics.update(ranks, top)
-        return ranks, top
+        return {"case": batch.cases, "rank": ranks, "top": top.int()}
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the cases of an earlier validation."""
+        self.val_metrics.reset()
 
     def on_test_epoch_start(self) -> None:
-        """Forget the ranks of an earlier test."""
-        self.ranked = []
+        """Forget the cases of an earlier test."""
+        self.test_metrics.reset()
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of all cases."""
-        self._log_metrics("val", self.val_metrics)
+        self._log_metrics("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics of all cases, and bring the ranks of all processes together."""
-        self._log_metrics("test", self.test_metrics)
-        if self.trainer.world_size > 1:
-            everyone: list[list[dict[str, Tensor]]] = [[] for _ in range(self.trainer.world_size)]
-            torch.distributed.all_gather_object(everyone, self.ranked)
-            self.ranked = [part for ranked in everyone for part in ranked]
+        """Log the metrics of all cases."""
+        self._log_metrics("test")
 
-    def _log_metrics(self, split: str, metrics: RankingMetrics) -> None:
-        values = {f"{split}/{name}": value for name, value in metrics.compute().items()}
-        metrics.reset()
-        self.evaluated |= {name: float(value) for name, value in values.items()}
-        self.log_dict({name: value.float() for name, value in values.items()})
+    def evaluation(self, split: Literal["val", "test"]) -> dict[str, float]:
+        """Metrics of the newest validation or test, `val/ndcg@10`, in float64 and equal in all processes."""
+        metrics = {"val": self.val_metrics, "test": self.test_metrics}[split]
+        return {f"{split}/{name}": float(value) for name, value in metrics.compute().items()}
+
+    def _log_metrics(self, split: Literal["val", "test"]) -> None:
+        # Rounded for the loggers alone: not every device has 64 bits.
+        self.log_dict({name: torch.tensor(value).float() for name, value in self.evaluation(split).items()})
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and the schedule where there is one."""

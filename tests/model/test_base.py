@@ -130,10 +130,10 @@ def test_scores_are_the_newest_state_times_the_items() -> None:
 
 def test_seen_target_is_a_miss_that_is_counted() -> None:
     model = Popularity(catalog=CATALOG, metrics_k=[1, 3])
-    model.test_step(evaluation([[1, 2, 9], [1, 2, 1]]), 0)
-    assert model.ranked[0]["rank"].tolist()[1] == CATALOG.num_items + 1
+    ranked = model.test_step(evaluation([[1, 2, 9], [1, 2, 1]]), 0)
+    assert ranked["rank"].tolist()[1] == CATALOG.num_items + 1
     assert model.test_metrics.compute()["unhittable"] == 0.5
-    assert not set(model.ranked[0]["top"].flatten().tolist()) & {0, 1, 2}
+    assert not set(ranked["top"].flatten().tolist()) & {0, 1, 2}
 
 
 def test_vectors_are_refused_where_the_score_is_no_dot_product() -> None:
