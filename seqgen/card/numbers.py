@@ -8,7 +8,7 @@ import torch
 
 from seqgen.data.datamodule import SequenceDataModule
 from seqgen.data.prepare import first_of_repeats
-from seqgen.data.split import Cases
+from seqgen.data.ragged import Cases
 from seqgen.data.times import day, spell
 from seqgen.metrics import gini
 

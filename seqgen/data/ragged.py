@@ -1,4 +1,4 @@
-"""Sequences of different length in one flat tensor: how they are stored, indexed, and their transitions counted."""
+"""Sequences of different length in one flat tensor: stored, cut into cases, indexed, and their transitions counted."""
 
 from dataclasses import dataclass
 
@@ -22,6 +22,30 @@ class Sequences:
     def lengths(self) -> Tensor:
         """Number of items of each user, (num_users,)."""
         return self.offsets.diff()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cases:
+    """One row each: the history `values[start:stop]` of a user. All are (C,), int64.
+
+    In training the last item of a history is its newest target; in evaluation the target is `values[stop]`.
+    `values[start:seen_stop]` is what the user has seen: never a negative, and left out of the ranking.
+    """
+
+    users: Tensor
+    start: Tensor
+    stop: Tensor
+    seen_stop: Tensor
+
+    def __len__(self) -> int:
+        """Number of cases."""
+        return len(self.users)
+
+    def __getitem__(self, rows: Tensor) -> "Cases":
+        """Some of the cases, by index or by mask."""
+        return Cases(
+            users=self.users[rows], start=self.start[rows], stop=self.stop[rows], seen_stop=self.seen_stop[rows]
+        )
 
 
 def ragged(start: Tensor, length: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:

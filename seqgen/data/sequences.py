@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqgen.data.ragged import Sequences, ragged
-from seqgen.data.split import Cases
+from seqgen.data.ragged import Cases, Sequences, ragged
 
 GROUP_BOUNDS = (4, 8, 16, 32, 64, 128, 256, 512)
 

@@ -22,37 +22,13 @@ import torch
 from torch import Tensor
 
 from seqgen.data.cache import Prepared
-from seqgen.data.ragged import Sequences, ragged
+from seqgen.data.ragged import Cases, Sequences, ragged
 from seqgen.data.times import moment
 from seqgen.errors import UserError
 
 Target = Literal["last", "first", "successive"]
 AT_ONCE, USERS_AT_ONCE = 2**20, 100_000  # interactions, users counted together
 TIME_SHARES = (0.8, 0.9)  # of the interactions lie before the validation, before the test period
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cases:
-    """One row each: the history `values[start:stop]` of a user. All are (C,), int64.
-
-    In training the last item of a history is its newest target; in evaluation the target is `values[stop]`.
-    `values[start:seen_stop]` is what the user has seen: never a negative, and left out of the ranking.
-    """
-
-    users: Tensor
-    start: Tensor
-    stop: Tensor
-    seen_stop: Tensor
-
-    def __len__(self) -> int:
-        """Number of cases."""
-        return len(self.users)
-
-    def __getitem__(self, rows: Tensor) -> "Cases":
-        """Some of the cases, by index or by mask."""
-        return Cases(
-            users=self.users[rows], start=self.start[rows], stop=self.stop[rows], seen_stop=self.seen_stop[rows]
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

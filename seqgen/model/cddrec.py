@@ -18,8 +18,7 @@ Where we leave the reference code (github.com/YuWang-1024/CDDRec):
 - Its decoder runs self-attention across the users of a batch, so a recommendation depends on who else is in the batch;
   ours attends to the user's own past, with the step in the query, as the paper has it.
 - All T steps share one context and are decoded in one call; `steps_per_batch` draws some of them, unbiased.
-- Its contrast covers padding and leaves the self term in the denominator; ours covers real positions only (with several
-  processes, those of the process's own rows).
+- Its contrast covers padding, and the self term; ours covers real positions only (of the rows of one process).
 - Where it shuffles a sequence, positions inside the span may have seen their own target; ours learn nothing there.
 - Its second cross-divergence, of the augmented view, weighs positions by item id; ours (`augmented_weight`) does not.
 - It adds noise at test time and ranks seen items at score 0; ours is deterministic unless `inference.noise` is on, and
@@ -147,13 +146,11 @@ class CDDRec(EncodedRecommender):
             (last > 1 or chain or not self.inference.noise, "inference.noise has no effect with diffusion.steps=1."),
             (
                 not chain or not (self.noisy_targets or kl),
-                "decoder.condition_on_x_t=true predicts the clean target, since the noisy one is its own input: set "
-                "noisy_targets=false and cross_divergence=bce.",
+                "decoder.condition_on_x_t=true reads the noisy target: set noisy_targets=false and cross_divergence=bce.",
             ),
             (
                 not self.encoder.one_target or not (self.views or chain),
-                "attention.context=last has one target a sequence, but an augmented view and x_t need one at each "
-                "position: set views to 0 and decoder.condition_on_x_t=false.",
+                "attention.context=last has one target a sequence: set views to 0 and decoder.condition_on_x_t=false.",
             ),
         )
         for kept, sentence in rules:
@@ -206,8 +203,8 @@ class CDDRec(EncodedRecommender):
 
     @property
     def item_vectors(self) -> Tensor:
-        """Item embeddings of length 1, (I + 1, D): the ranking is by cosine; the mask token is no candidate."""
-        return F.normalize(full_precision(self.embedding.item.weight[: self.mask_token]), dim=-1)
+        """Item embeddings of length 1, (I + 1, D): the ranking is by cosine."""
+        return F.normalize(full_precision(super().item_vectors), dim=-1)
 
     def deviation(self, steps: Tensor) -> Tensor:
         """sigma_t of the posterior, (K,); step 1, whose posterior has none, takes that of step 2, as the code does."""

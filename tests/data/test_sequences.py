@@ -8,9 +8,9 @@ from itertools import chain
 import pytest
 import torch
 
-from seqgen.data.ragged import Sequences, count_transitions, ragged
+from seqgen.data.ragged import Cases, Sequences, count_transitions, ragged
 from seqgen.data.sequences import evaluation_batch, one_target, training_batch
-from seqgen.data.split import Cases, leave_one_out
+from seqgen.data.split import leave_one_out
 
 
 def make_histories(seed, *, shortest=1):

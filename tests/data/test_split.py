@@ -9,8 +9,8 @@ import torch
 from memory import memory_source
 
 from seqgen.data.datamodule import SequenceDataModule
-from seqgen.data.ragged import count_transitions
-from seqgen.data.split import Cases, training_windows
+from seqgen.data.ragged import Cases, count_transitions
+from seqgen.data.split import training_windows
 from seqgen.errors import UserError
 
 DAY = 86_400
