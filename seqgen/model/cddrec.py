@@ -146,7 +146,7 @@ class CDDRec(EncodedRecommender):
             (last > 1 or chain or not self.inference.noise, "inference.noise has no effect with diffusion.steps=1."),
             (
                 not chain or not (self.noisy_targets or kl),
-                "decoder.condition_on_x_t=true reads the noisy target: set noisy_targets=false and cross_divergence=bce.",
+                "decoder.condition_on_x_t=true reads the noisy target: set noisy_targets=false cross_divergence=bce.",
             ),
             (
                 not self.encoder.one_target or not (self.views or chain),

@@ -333,7 +333,7 @@ def test_noise_at_inference_is_the_same_for_all_and_shrinks_with_samples(make):
             "model.inference.noise has no effect with diffusion.steps=1",
         ),
         (["model.decoder.condition_on_x_t=true"], "reads the noisy target: set noisy_targets=false"),
-        ([*CHAIN, "model.cross_divergence=kl"], "and cross_divergence=bce"),
+        ([*CHAIN, "model.cross_divergence=kl"], "cross_divergence=bce"),
         (["model.views.mask=1.5"], "model.views.mask=1.5 must lie in [0, 1]; 0 leaves this kind of view out"),
         (["model.views.crop=-0.1"], "model.views.crop=-0.1 must lie in [0, 1]"),
         (["model.contrast.fourier_features=64"], "model.contrast.temperature=0.1 is too low for fourier_features"),
