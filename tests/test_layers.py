@@ -201,7 +201,7 @@ def test_embedding_refuses_a_dropout_out_of_range() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ({"temperature": 0.5}, r"temperature=0\.5 has no effect with samples=0; set samples"),
         ({"samples": -1}, r"samples=-1 must not be negative"),
@@ -210,8 +210,8 @@ def test_embedding_refuses_a_dropout_out_of_range() -> None:
         ({"samples": 2, "temperature": 0.0}, r"temperature=0\.0 must be a number above 0"),
     ],
 )
-def test_inference_without_effect_or_out_of_range_is_refused(setting: dict[str, Any], told: str) -> None:
-    with pytest.raises(SettingError, match=f"^{told}"):
+def test_inference_without_effect_or_out_of_range_is_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=f"^{message}"):
         Inference(**{"samples": 0, "temperature": 1.0} | setting)
 
 

@@ -78,19 +78,24 @@ MECHANISMS = {
     **generated("vae", "decoder_dim", draws=True, latent=True),
     **generated("diffusion", "denoiser_dim", draws=True, latent=False),
 }
-# How the diffusion loss is set: named by --only, not among those compared.
-DIFFUSION_LOSS = {
+# How D-GenAtt's reverse process and its loss are set: named by --only, not among those compared.
+TWO = "attention.reverse_steps=2"
+DIFFUSION = {
     f"diffusion, {text}": Mechanism(
         "diffusion", ("attention.content=false", *settings), "attention.denoiser_dim", draws=True
     )
     for text, settings in {
+        "weight 0": ("attention.diffusion_weight=0",),
         "weight .1": ("attention.diffusion_weight=0.1",),
-        "weight .1, one step": ("attention.diffusion_weight=0.1", "attention.reverse_steps=1"),
-        "weight .1, uniform": ("attention.diffusion_weight=0.1", "attention.clean_map=uniform"),
+        "two steps": (TWO,),
+        "two steps, weight 0": (TWO, "attention.diffusion_weight=0"),
+        "two steps, weight .1": (TWO, "attention.diffusion_weight=0.1"),
+        "two steps, uniform": (TWO, "attention.clean_map=uniform"),
+        "two steps, uniform, weight .1": (TWO, "attention.clean_map=uniform", "attention.diffusion_weight=0.1"),
     }.items()
 }
 COMPARED = list(MECHANISMS)
-MECHANISMS |= DIFFUSION_LOSS
+MECHANISMS |= DIFFUSION
 
 
 def recall(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -173,11 +173,11 @@ def measure(trained: TrainedRun, *, cases: int) -> list[dict[str, Any]]:
         for group in observe(sampled, batch) if sampled is not None else []:
             for layer in group:
                 layers[layer.name].add_draws(layer)
-    return [{"name": name, **sums.told()} for name, sums in layers.items()]
+    return [{"name": name, **sums.summary()} for name, sums in layers.items()]
 
 
 class _Sums:
-    """What is gathered of a layer: per head rows of values, whose means are told."""
+    """What is gathered of a layer: per head rows of values, of which the means are reported."""
 
     def __init__(self) -> None:
         self.values: dict[str, list[Tensor]] = {}  # each (some rows, H), or (some rows, H, n)
@@ -211,19 +211,19 @@ class _Sums:
         real = mask.query_valid if mean.shape[1] == mask.query_valid.shape[1] else mean.new_ones(mean.shape[:2]).bool()
         self.latent.append((mean[real].double(), log_variance[real].double()))
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """`heads`, and for a VAE `kl`, `active_units` and `latent_dim`."""
         gathered = {name: torch.cat(values) for name, values in self.values.items()}
         means = {name: rows.mean(0).tolist() for name, rows in gathered.items() if len(rows)}
-        told: dict[str, Any] = {
+        found: dict[str, Any] = {
             "heads": [dict(zip(means, head, strict=True)) for head in zip(*means.values(), strict=True)]
         }
         if self.latent:
             mean, log_variance = (torch.cat(parts) for parts in zip(*self.latent, strict=True))
-            told["kl"] = float(kl_to_standard_normal(mean, log_variance).sum(-1).mean())
-            told["active_units"] = int((mean.var(0, correction=0) > ACTIVE_VARIANCE).sum())
-            told["latent_dim"] = mean.shape[1]
-        return told
+            found["kl"] = float(kl_to_standard_normal(mean, log_variance).sum(-1).mean())
+            found["active_units"] = int((mean.var(0, correction=0) > ACTIVE_VARIANCE).sum())
+            found["latent_dim"] = mean.shape[1]
+        return found
 
 
 def shares(weights: Tensor) -> Tensor:
@@ -274,10 +274,10 @@ def effective_rank(logits: Tensor) -> Tensor:
 
 def logged(layers: list[dict[str, Any]]) -> dict[str, float]:
     """The numbers of each layer and head, for the loggers."""
-    told: dict[str, float] = {}
+    found: dict[str, float] = {}
     for layer in layers:
-        told |= {f"{layer['name']}/{name}": layer[name] for name in ("kl", "active_units") if name in layer}
+        found |= {f"{layer['name']}/{name}": layer[name] for name in ("kl", "active_units") if name in layer}
         for number, head in enumerate(layer["heads"], start=1):
             single = {name: value for name, value in head.items() if not isinstance(value, list)}
-            told |= {f"{layer['name']}, head {number}/{name}": value for name, value in single.items()}
-    return told
+            found |= {f"{layer['name']}, head {number}/{name}": value for name, value in single.items()}
+    return found

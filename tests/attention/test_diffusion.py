@@ -298,7 +298,7 @@ def test_training_starts_near_uniform_attention() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ({"reverse_steps": 9}, r"reverse_steps=9 is above schedule\.steps=8\."),
         ({"reverse_steps": 0}, r"reverse_steps=0 must be at least 1\."),
@@ -308,8 +308,8 @@ def test_training_starts_near_uniform_attention() -> None:
         ({"clean_map": "teacher", "diffusion_weight": 0.0}, r"clean_map=teacher has no effect with"),
     ],
 )
-def test_settings_out_of_range_are_refused(setting: dict[str, Any], told: str) -> None:
-    with pytest.raises(SettingError, match=f"^{told}"):
+def test_settings_out_of_range_are_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=f"^{message}"):
         make(**setting)
 
 

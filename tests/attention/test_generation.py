@@ -166,7 +166,7 @@ def test_centered_rows_have_mean_0_and_the_same_softmax(last: bool) -> None:
 
 @pytest.mark.parametrize("name", ["vae", "diffusion", "synthesizer"])
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ({"context": "global"}, r"context=global shows each position its own target.*allow_leak=true"),
         ({"allow_leak": True}, r"allow_leak has no effect without context=global"),
@@ -175,8 +175,8 @@ def test_centered_rows_have_mean_0_and_the_same_softmax(last: bool) -> None:
         ({"rank": -3}, r"rank=-3 must be at least 1\."),
     ],
 )
-def test_shared_settings_out_of_range_are_refused(name: str, setting: dict[str, Any], told: str) -> None:
-    with pytest.raises(SettingError, match=f"^{told}"):
+def test_shared_settings_out_of_range_are_refused(name: str, setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=f"^{message}"):
         make_layer(name, **setting)
 
 

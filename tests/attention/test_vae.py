@@ -96,7 +96,7 @@ def test_one_vector_decodes_the_whole_map_of_the_figure() -> None:
         torch.testing.assert_close(map_of[b, :, :length, :length], causal.softmax(-1))
 
 
-def told(layer: VAEAttention, mean: Tensor, log_variance: Tensor, mask: SequenceMask) -> dict[str, Any]:
+def auxiliary(layer: VAEAttention, mean: Tensor, log_variance: Tensor, mask: SequenceMask) -> dict[str, Any]:
     return layer._auxiliary(mean, log_variance, mask)
 
 
@@ -110,7 +110,7 @@ def test_free_bits_are_what_each_dimension_has_for_nothing(free_bits: float) -> 
     nats = torch.stack([kl_divergence(Normal(mean[c], (log_variance[c] / 2).exp()), Normal(0.0, 1.0)) for c in rows])
     by_dimension = nats.mean(dim=0)
     assert by_dimension[0] < 0.3 < by_dimension[1]
-    value = told(layer, mean, log_variance, mask)["kl"].value
+    value = auxiliary(layer, mean, log_variance, mask)["kl"].value
     torch.testing.assert_close(
         value, torch.stack([d if d > free_bits else d * 0 + free_bits for d in by_dimension]).sum()
     )
@@ -128,7 +128,7 @@ def test_active_units_are_the_dimensions_whose_mean_varies(rows: int) -> None:
     mean = torch.zeros(4, rows, LATENT, dtype=torch.float64)
     mean[..., 1] = 7.0
     mean[..., 2] = 0.3 * torch.arange(4.0)[:, None]
-    count = lambda: told(layer, mean, torch.zeros_like(mean), mask)["active_units"]  # noqa: E731
+    count = lambda: auxiliary(layer, mean, torch.zeros_like(mean), mask)["active_units"]  # noqa: E731
     assert (count().value.item(), count().weight) == (1.0, 0.0)
     if rows > 1:
         mean[:, -1, 0] = torch.tensor([0.0, 50.0, -50.0, 50.0])

@@ -311,7 +311,7 @@ def test_noise_at_inference_is_the_same_for_all_and_shrinks_with_samples(make):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["attention=vae", "attention.context=last", *CHAIN], "attention.context=last has one target a sequence"),
         (
@@ -362,10 +362,10 @@ def test_noise_at_inference_is_the_same_for_all_and_shrinks_with_samples(make):
         (["diffusion.beta_end=2"], "must each add noise of a variance in (0, 1)"),
     ],
 )
-def test_refused(make, overrides, told):
+def test_refused(make, overrides, message):
     with pytest.raises(UserError) as error:
         make(*overrides)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 

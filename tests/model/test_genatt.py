@@ -149,8 +149,8 @@ def test_training_lowers_the_loss_and_ranks_above_chance(overrides: tuple[str, .
     losses = [epoch["train/recommendation"] for epoch in results["history"]]
     assert losses[-1] < 0.9 * losses[0]
     assert results["metrics"]["test/hr@10"] > 1.3 * 10 / 40
-    told = {"train/kl", "train/active_units"} if overrides[0] == "attention=vae" else {"train/diffusion"}
-    assert told <= set(results["history"][0])
+    message = {"train/kl", "train/active_units"} if overrides[0] == "attention=vae" else {"train/diffusion"}
+    assert message <= set(results["history"][0])
 
 
 def test_scores_are_averaged_over_draws() -> None:
