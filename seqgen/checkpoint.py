@@ -123,7 +123,7 @@ def refuse_changed_settings(checkpoint: dict[str, Any], settings: dict[str, Any]
         UserError: Names the first key that differs, or says that nothing is left to train.
     """
     kept = checkpoint["seqgen"]["config"]
-    theirs, ours = ({key: flatten(config.get(key), key) for key in SHARED} for config in (kept, settings))
+    theirs, ours = ({key: flatten(node.get(key), key) for key in SHARED} for node in (kept, settings))
     for group in SHARED:
         # Another class has other settings: it is named before them.
         for key in sorted(theirs[group].keys() | ours[group].keys(), key=lambda k: (not k.endswith("._target_"), k)):

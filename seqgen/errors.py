@@ -73,8 +73,7 @@ def nearest(word: str, words: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, [w.rpartition(".")[2] for w in siblings], n=1)
     if close:
         return f"; did you mean {f'{parent}.{close[0]}' if parent else close[0]}"
-    # The right key under the wrong parent, or under none; or a word whose dots divide nothing.
-    close = [w for w in words if w.rpartition(".")[2] == name] or difflib.get_close_matches(
-        word, words, n=1, cutoff=0.8
-    )
+    # The right key under the wrong parent, or under none; or a word whose dots divide nothing, as in `lr=0.01`.
+    same = [w for w in words if w.rpartition(".")[2] == name]
+    close = same or difflib.get_close_matches(word, words, n=1, cutoff=0.8)
     return f"; did you mean {close[0]}" if close else ""
