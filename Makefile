@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS := -n 2 --dist worksteal # each test process computes in one thread
 RUN := outputs/first_run/$(shell date +%Y-%m-%d_%H-%M-%S)
 
-.PHONY: help setup run test format tables clean
+.PHONY: help setup run lint test test-fast format tables clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,11 +23,16 @@ run: setup  ## train on generated data: two baselines, MQSA-TED and the oracle, 
 	$(BIN)/python -m seqgen.run -m model=popularity,transition,mqsa_ted,oracle task=first_run trainer.max_epochs=30 hydra.sweep.dir=$(RUN)
 	$(BIN)/python -m seqgen.report $(RUN)
 
-test: setup  ## lint, types, tests
+lint: setup  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+
+test: lint  ## style, types and all tests, in two processes
+	$(BIN)/pytest $(WORKERS)
+
+test-fast: lint  ## the same without the slow tests and those on real data
+	$(BIN)/pytest $(WORKERS) -m "not slow and not data"
 
 format: setup  ## format and sort imports
 	$(BIN)/ruff check --fix .

@@ -1,7 +1,8 @@
-"""`python -m module argument …`, in a process of its own, or within the test's, which need not import torch again."""
+"""A run from Python; `python -m module argument …`, in a process of its own or within the test's."""
 
 import contextlib
 import io
+import json
 import logging
 import os
 import runpy
@@ -10,11 +11,23 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import QUIET, TINY
 from hydra.core.global_hydra import GlobalHydra
 
 from seqgen import config
+from seqgen.run import run
+
+
+def start(folder: Path, *overrides: str) -> dict[str, Any]:
+    """Run, and return results.json."""
+    value = run(config.compose([*TINY, *QUIET, *overrides], output_dir=folder))
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    validated = [epoch["val/ndcg@10"] for epoch in results["history"] if "val/ndcg@10" in epoch]
+    assert value == max(validated or [results["metrics"].get("val/ndcg@10", value)])
+    return results
 
 
 def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

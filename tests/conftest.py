@@ -39,8 +39,9 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests neither read nor fill the user's cache; one cache serves the whole session."""
-    cache = tmp_path_factory.getbasetemp() / "cache"
+    """Tests neither read nor fill the user's cache; one cache serves the whole session, all its workers."""
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     monkeypatch.setenv("SEQGEN_CACHE", str(cache))
     monkeypatch.setenv("SEQGEN_DATA", str(DATA))
 

@@ -59,6 +59,7 @@ def test_peak_memory_starts_anew() -> None:
     assert low < high - 150
 
 
+@pytest.mark.slow
 def test_a_terminated_run_is_on_record_as_stopped(tmp_path: Path) -> None:
     arguments = [*TINY, *QUIET, "trainer.max_epochs=100000", "callbacks=checkpoints", f"hydra.run.dir={tmp_path}/run"]
     run = subprocess.Popen([sys.executable, "-m", "seqgen.run", *arguments], cwd=tmp_path, stderr=subprocess.DEVNULL)

@@ -258,12 +258,13 @@ def test_all_that_is_measured_can_be_watched(tmp_path: Path) -> None:
     names = json.loads((tmp_path / "results.json").read_text())["metrics"]
     watched = {name for name in names if name.startswith("val/")} - {"val/unhittable"}
     assert {"val/ild@5", "val/f@1"} < watched
+    cfg = compose(tmp_path, "metrics.k=[1,5]", "monitor=val/mrr")
     for name in watched:
         row = row_of(name)
         assert row is not None
-        mode = "min" if row.smaller_is_better else "max"
-        stop = "callbacks.early_stopping"
-        check(compose(tmp_path, "metrics.k=[1,5]", "monitor=val/mrr", f"{stop}.monitor={name}", f"{stop}.mode={mode}"))
+        cfg.callbacks.early_stopping.monitor = name
+        cfg.callbacks.early_stopping.mode = "min" if row.smaller_is_better else "max"
+        check(cfg)
 
 
 class Part:

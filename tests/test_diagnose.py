@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from commands import command, command_here
+from commands import command, command_here, start
 from conftest import QUIET, ROOT, TINY
 from omegaconf import OmegaConf
-from test_run import start
 
 from seqgen import config
 from seqgen.checkpoint import read_checkpoint
@@ -43,6 +42,7 @@ def is_picture(path: Path) -> bool:
     return path.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_model_that_diffuses_agrees_with_the_run_and_is_logged(tmp_path: Path) -> None:
     results = start(tmp_path / "run", "model=cddrec", "diffusion.steps=6", *SMALL)
     checkpoint = tmp_path / "run/checkpoints/last.ckpt"
@@ -88,6 +88,7 @@ def leaves(value: object, path: str = "") -> Iterator[tuple[str, float]]:
         yield path, value
 
 
+@pytest.mark.slow
 def test_generated_attention_agrees_with_the_run_and_is_logged(tmp_path: Path) -> None:
     results = start(tmp_path / "run", *GENERATED)
     checkpoint = tmp_path / "run/checkpoints/last.ckpt"
@@ -225,6 +226,7 @@ def test_the_rank_of_a_map_is_not_that_of_its_mask() -> None:
     torch.testing.assert_close(ranks(weights, mask), torch.ones(1, 1).double(), atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_kl_and_spread_equal_those_of_the_network(tmp_path: Path) -> None:
     from seqgen.diagnosis.attention import DRAWS, batch_of, observe
 
@@ -289,6 +291,7 @@ def test_a_user_who_is_not_tested_is_refused(tmp_path: Path) -> None:
         diagnose(settings(tmp_path, tmp_path / "checkpoints/last.ckpt", user=name))
 
 
+@pytest.mark.slow
 def test_a_missing_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     shown = command("seqgen.diagnose", f"hydra.run.dir={tmp_path}", cwd=ROOT)
     assert shown.returncode == 1

@@ -18,11 +18,10 @@ def test_there_are_commands() -> None:
     assert len(RUNS) > 10
 
 
-@pytest.mark.parametrize("line", RUNS)
+# `model=mine` stands for a package of the reader's own, which tests/test_command_line.py builds.
+@pytest.mark.parametrize("line", [line for line in RUNS if "model=mine" not in line])
 def test_a_command_of_the_readme_composes(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [word for word in shlex.split(line) if word != "--help"]
-    if "model=mine" in words:
-        pytest.skip("stands for a package of the reader's own, which tests/test_run.py builds")
     monkeypatch.setenv("WANDB_MODE", "offline")
     checkpoint = tmp_path / "last.ckpt"
     checkpoint.touch()

@@ -1,19 +1,15 @@
-"""Whole runs on generated data: train, resume, test, sweep, report, and how a run ends when it fails."""
+"""Whole runs on generated data: train, resume, test, and how a run ends when it fails."""
 
 import json
 import math
-import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import torch
-from commands import command, command_here
-from conftest import QUIET, ROOT, TINY
+from commands import start
+from conftest import QUIET, TINY
 from omegaconf import OmegaConf
 from test_properties import CHAIN
 
@@ -22,15 +18,6 @@ from seqgen.errors import UserError
 from seqgen.run import run
 
 DETERMINED = ("train/loss", "val/ndcg@10", "val/mrr")
-
-
-def start(folder: Path, *overrides: str) -> dict[str, Any]:
-    """Run, and return results.json."""
-    value = run(config.compose([*TINY, *QUIET, *overrides], output_dir=folder))
-    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
-    validated = [epoch["val/ndcg@10"] for epoch in results["history"] if "val/ndcg@10" in epoch]
-    assert value == max(validated or [results["metrics"].get("val/ndcg@10", value)])
-    return results
 
 
 def test_a_run_leaves_results_ranks_and_checkpoints(tmp_path: Path) -> None:
@@ -239,89 +226,12 @@ def test_debug_modes_run(option: str, tmp_path: Path) -> None:
     assert (tmp_path / "ranks.parquet").exists() == (option != "fdr")
 
 
-def test_two_processes_train_and_rank_as_one(tmp_path: Path) -> None:
-    still = ["attention.dropout=0", "model.dropout=0", "trainer.max_epochs=2", "trainer.accelerator=cpu"]
-    one = start(tmp_path / "one", *still)
-    shown = command(
-        *("seqgen.run", *TINY, *QUIET, *still, "trainer=ddp", "trainer.devices=2", f"hydra.run.dir={tmp_path}/two"),
-        cwd=ROOT,
-    )
-    assert shown.returncode == 0, shown.stderr
-    two = json.loads((tmp_path / "two/results.json").read_text())
-    for ours, theirs in zip(one["history"], two["history"], strict=True):
-        assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
-    ranks = [pl.read_parquet(tmp_path / name / "ranks.parquet") for name in ("one", "two")]
-    assert ranks[0]["user"].to_list() == ranks[1]["user"].to_list()
-    same = (ranks[0]["rank"] == ranks[1]["rank"]).mean()
-    assert same > 0.95  # weights differ in the last bits, which may swap two neighbours
-
-
-def test_cddrec_trains_in_two_processes(tmp_path: Path) -> None:
-    shown = command(
-        *(
-            "seqgen.run",
-            *TINY,
-            *QUIET,
-            "model=cddrec",
-            "model.hidden_dim=16",
-            "model.views.crop=0.6",
-            "model.views.mask=0.3",
-            "model.views.reorder=0.6",
-        ),
-        *("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=2"),
-        f"hydra.run.dir={tmp_path}",
-        cwd=ROOT,
-    )
-    assert shown.returncode == 0, shown.stderr
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert results["history"][1]["train/loss"] < results["history"][0]["train/loss"]
-    assert all(math.isfinite(value) for epoch in results["history"] for value in epoch.values())
-    assert pl.read_parquet(tmp_path / "ranks.parquet")["user"].to_list() == list(range(60))
-
-
 @pytest.mark.parametrize("more", [(), CHAIN], ids=["heads", "chain"])
 def test_cddrec_trains_under_mixed_precision(more: tuple[str, ...], tmp_path: Path) -> None:
     how = ["model=cddrec", "model.hidden_dim=16", "trainer.accelerator=cpu", "trainer.precision=bf16-mixed", *more]
     results = start(tmp_path, *how, "model.views.crop=0.6", "trainer.max_epochs=2")
     assert results["history"][1]["train/loss"] < results["history"][0]["train/loss"]
     assert all(math.isfinite(value) for value in (*results["history"][1].values(), *results["metrics"].values()))
-
-
-@pytest.mark.slow
-def test_metrics_of_one_and_three_processes_are_equal_to_the_last_digit(tmp_path: Path) -> None:
-    # 61 users in batches of 10: the last batch holds one, and two processes nothing. A sum over three has an order.
-    sizes = ["data.source.num_users=61", "data.eval_batch_size=10"]
-    one = start(tmp_path / "one", "model=sasrec", "trainer.max_epochs=1", *sizes)
-    checkpoint = f"ckpt_path={tmp_path}/one/checkpoints/last.ckpt"
-    shown = command(
-        *("seqgen.run", "model=sasrec", *TINY, *QUIET, *sizes, "train=false", checkpoint, "trainer=ddp"),
-        *("trainer.accelerator=cpu", "trainer.devices=3", f"hydra.run.dir={tmp_path}/three"),
-        cwd=ROOT,
-    )
-    assert shown.returncode == 0, shown.stderr
-    results = json.loads((tmp_path / "three/results.json").read_text())
-    tested = {name: value for name, value in one["metrics"].items() if name.startswith("test/")}
-    assert {"test/category_coverage@10", "test/ild@10", "test/f@10", "test/gini@10"} < set(tested)
-    assert {name: results["metrics"][name] for name in tested} == tested
-    ranks = [pl.read_parquet(tmp_path / name / "ranks.parquet") for name in ("one", "three")]
-    assert ranks[1].equals(ranks[0])
-
-
-def test_a_sweep_logs_each_job_to_a_wandb_run_of_its_own_and_the_report_compares_them(tmp_path: Path) -> None:
-    sweep = ["-m", "model=popularity,sasrec", "seed=1,2", "logger=wandb", f"hydra.sweep.dir={tmp_path}/sweep"]
-    limits = [*TINY, *QUIET, "trainer.max_epochs=1"]
-    shown = command("seqgen.run", *sweep, *limits, cwd=tmp_path, PYTHONPATH=str(ROOT), WANDB_MODE="offline")
-    assert shown.returncode == 0, shown.stderr
-    for job in range(4):
-        assert len(list((tmp_path / f"sweep/{job}/wandb").glob("offline-run-*/*.wandb"))) == 1
-        assert (tmp_path / f"sweep/{job}/csv/metrics.csv").is_file()
-        assert (tmp_path / f"sweep/{job}/.hydra/config.yaml").is_file()
-
-    shown = command("seqgen.report", f"{tmp_path}/sweep", "--csv", f"{tmp_path}/report.csv", cwd=ROOT)
-    assert shown.returncode == 0, shown.stderr
-    table = pl.read_csv(tmp_path / "report.csv")
-    assert table["model"].to_list() == ["popularity", "sasrec"]
-    assert table["seeds"].to_list() == [2, 2]
 
 
 def test_wandb_is_finished_as_failed_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,123 +270,13 @@ def test_an_interrupted_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert json.loads((tmp_path / "results.json").read_text())["status"] == "stopped"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["model=sasrecc"], "model=sasrecc does not exist; did you mean sasrec; choose one of cddrec, genatt,"),
-        (["modle=sasrec"], "modle is not a key of this configuration; did you mean model."),
-        (["model.hiden_dim=3"], "model.hiden_dim is not a key of this configuration; did you mean model.hidden_dim."),
-        (["num_heads=3"], "num_heads is not a key of this configuration; did you mean attention.num_heads."),
-        (["tags=[a"], "'tags=[a' cannot be read as key=value"),
-        (["attention.num_heads=3"], "attention.num_heads=3 does not divide hidden_dim=64"),
-    ],
-)
-def test_the_command_line_tells_errors_in_one_sentence(arguments: list[str], told: str, tmp_path: Path) -> None:
-    shown = command_here("seqgen.run", *arguments, *TINY, *QUIET, cwd=tmp_path)
-    assert shown.returncode == 1
-    assert shown.stderr.startswith("seqgen: ")
-    assert told in shown.stderr
-    assert shown.stderr.count("\n") == 1
-    traced = command_here("seqgen.run", *arguments, *TINY, *QUIET, cwd=tmp_path, HYDRA_FULL_ERROR="1")
-    assert "Traceback" in traced.stderr
-    assert traced.returncode == 1
-
-
-def test_an_error_in_two_processes_is_one_sentence(tmp_path: Path) -> None:
-    arguments = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "optimizer.lr=-1", *TINY, *QUIET]
-    shown = command("seqgen.run", *arguments, f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
-    assert shown.returncode == 1
-    assert shown.stderr.count("seqgen: optimizer or scheduler: Invalid learning rate: -1") == 1
-    assert "Traceback" not in shown.stderr
-    assert json.loads((tmp_path / "run/results.json").read_text())["status"] == "failed"
-
-
-def test_a_sweep_over_processes_that_start_themselves_is_refused(tmp_path: Path) -> None:
-    arguments = ["-m", "trainer.accelerator=cpu", "trainer.devices=2", *TINY, *QUIET, f"hydra.sweep.dir={tmp_path}"]
-    shown = command_here("seqgen.run", *arguments, cwd=tmp_path)
-    assert shown.returncode == 1
-    assert "--multirun with several devices would start the whole sweep again" in shown.stderr
-    assert "Traceback" not in shown.stderr
-
-
-def test_help_and_composed_configuration_are_shown_without_torch(tmp_path: Path) -> None:
-    shown = command("seqgen.run", "--help", cwd=tmp_path)
-    assert "model: cddrec, genatt, mqsa_ted, oracle, popularity, sasrec, transition" in shown.stdout
-    without_torch = (
-        "import sys; sys.modules['torch'] = None; import runpy; runpy.run_module('seqgen.run', run_name='__main__')"
-    )
-    line = [sys.executable, "-c", without_torch, "--cfg", "job"]
-    shown = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert shown.stdout.startswith("task: train")
-
-
-def test_a_model_and_a_data_set_of_another_package(tmp_path: Path) -> None:
-    package = tmp_path / "theirs"
-    (package / "conf/model").mkdir(parents=True)
-    (package / "conf/data").mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "parts.py").write_text(
-        '"""A model and a data set that seqgen knows nothing of."""\n'
-        "import polars as pl, torch\n"
-        "from seqgen.data.sources import Source\n"
-        "from seqgen.model.base import SequentialRecommender\n"
-        "class Newest(SequentialRecommender):\n"
-        "    trainable = False\n"
-        "    def __init__(self, *, catalog, metrics_k, bonus: float):\n"
-        "        super().__init__(catalog=catalog, metrics_k=metrics_k)\n"
-        "        self.bonus = bonus\n"
-        "    def scores(self, batch):\n"
-        "        ids = torch.arange(self.num_items + 1.0).repeat(len(batch), 1)\n"
-        "        return -(ids - batch.newest()[:, None] - self.bonus).abs()\n"
-        "def ring():\n"
-        "    rows = [(u, f'i{(u + t) % 20:02d}', t) for u in range(40) for t in range(6)]\n"
-        "    frame = pl.LazyFrame(rows, schema=['user_id', 'item_id', 'timestamp'], orient='row')\n"
-        "    return Source(name='ring', interactions=lambda: frame, parameters={'v': 1})\n"
-    )
-    none = "".join(f"  - override /{g}@_global_.{g}: none\n" for g in ("attention", "loss", "optimizer"))
-    (package / "conf/model/newest.yaml").write_text(
-        f"defaults:\n{none}  - _self_\n_target_: theirs.parts.Newest\nmetrics_k: ${{metrics.k}}\nbonus: 1.0\n"
-    )
-    (package / "conf/data/ring.yaml").write_text(
-        "_target_: seqgen.data.datamodule.SequenceDataModule\ncache_dir: ${paths.cache_dir}\nmax_len: 5\n"
-        "source:\n  _target_: theirs.parts.ring\n"
-    )
-    arguments = ["model=newest", "data=ring", "hydra.searchpath=[pkg://theirs.conf]", f"hydra.run.dir={tmp_path}/run"]
-    shown = command("seqgen.run", *arguments, *QUIET, cwd=tmp_path, PYTHONPATH=str(tmp_path))
-    assert shown.returncode == 0, shown.stderr
-    results = json.loads((tmp_path / "run/results.json").read_text())
-    # Item t is always followed by t + 1, but for the step from the last back to the first.
-    assert results["metrics"]["test/hr@1"] == pytest.approx(0.95, abs=0.06)
-    assert pl.read_parquet(tmp_path / "run/ranks.parquet")["target"][0] == "i05"
-
-
-def test_a_wheel_carries_its_configuration(tmp_path: Path) -> None:
-    for name in ("seqgen", "conf"):
-        shutil.copytree(ROOT / name, tmp_path / "source" / name)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path / "source")
-    build = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
-    shown = command(*build, str(tmp_path / "source"), cwd=tmp_path)
-    assert shown.returncode == 0, shown.stderr
-    with zipfile.ZipFile(next(tmp_path.glob("seqgen-*.whl"))) as wheel:
-        wheel.extractall(tmp_path / "site")
-    packed = {path.relative_to(tmp_path / "site/seqgen/conf") for path in (tmp_path / "site").rglob("*.yaml")}
-    assert packed == {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
-    modules = {path.relative_to(ROOT) for path in (ROOT / "seqgen").rglob("*.py")} | {Path("seqgen/py.typed")}
-    assert all((tmp_path / "site" / module).is_file() for module in modules)
-    shown = command("seqgen.run", "--cfg", "job", cwd=tmp_path / "site")
-    assert shown.stdout.startswith("task: train"), shown.stderr
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_mqsa_ted_stands_between_the_transition_baseline_and_the_oracle(seed: int, tmp_path: Path) -> None:
+def test_mqsa_ted_stands_between_the_transition_baseline_and_the_oracle(tmp_path: Path) -> None:
     value = {}
     for model in ("transition", "mqsa_ted", "oracle"):
-        overrides = [f"model={model}", f"seed={seed}", "trainer.max_epochs=20", *QUIET]
-        run(config.compose(overrides, output_dir=tmp_path / model))
+        run(config.compose([f"model={model}", "trainer.max_epochs=5", *QUIET], output_dir=tmp_path / model))
         value[model] = json.loads((tmp_path / model / "results.json").read_text())["metrics"]["test/ndcg@10"]
-    assert value["mqsa_ted"] > 1.2 * value["transition"]
+    assert value["mqsa_ted"] > 1.3 * value["transition"]  # 1.40 to 1.44 with three seeds
     assert value["mqsa_ted"] < 0.95 * value["oracle"]
 
 

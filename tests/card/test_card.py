@@ -320,6 +320,7 @@ def test_printed_numbers(make, capsys):
     assert f"{numbers['popularity']['gini']:.3f}" in out
 
 
+@pytest.mark.slow
 def test_command_prints_and_writes(tmp_path):
     done = command("seqgen.data", "data=synthetic", *TINY, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -114,6 +114,7 @@ print("fingerprint", prepared.meta["fingerprint"], prepared.values.tolist())
 """
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_prepare_once(tmp_path: Path) -> None:
     starts = [
         subprocess.Popen(

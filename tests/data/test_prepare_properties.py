@@ -92,6 +92,7 @@ def as_kept(ids: pl.Series) -> list[Any]:
     return list(map(int, ids)) if numbers else ids.to_list()
 
 
+@pytest.mark.slow
 @FEW
 @given(case=cases())
 def test_any_table_is_prepared_as_the_plain_version_does(case: tuple[pl.DataFrame, Filters]) -> None:
@@ -154,6 +155,7 @@ def write(frame: pl.DataFrame, path: Path) -> None:
     ),
     data=st.data(),
 )
+@pytest.mark.slow
 def test_one_table_in_any_form_and_in_parts_is_one_prepared_set(frame: pl.DataFrame, data: st.DataObject) -> None:
     ends = sorted(data.draw(st.sets(st.integers(1, len(frame) - 1), max_size=3)))
     two = pl.DataFrame({"who": ["x", "x"], "what": ["y", "z"], "when": [1_500_000_000] * 2, "stars": [5.0, 4.5]})
