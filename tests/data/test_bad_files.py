@@ -165,7 +165,7 @@ def test_a_folder_without_one_kind_of_file(names: list[str], expected: str, tmp_
     (tmp_path / "log").mkdir()
     for name in names:
         (tmp_path / "log" / name).write_text("x")
-    refuses(tmp_path / "log", tmp_path, f"data.path={tmp_path}/log {expected}")
+    refuses(tmp_path / "log", tmp_path, f"path={tmp_path}/log {expected}")
 
 
 @pytest.mark.parametrize("name", ["log.xlsx", "log.csv.zip", "log.csv.bz2", "log.gz", "log"])

@@ -151,7 +151,7 @@ def test_the_column_of_users_is_needed(tmp_path: Path) -> None:
     path = table(tmp_path / "log.csv")
     with pytest.raises(UserError) as caught:
         prepared_of(path, tmp_path, columns=COLUMNS | {"user": None})
-    assert str(caught.value) == f"data.columns.user is needed: the column of {path} that holds the user."
+    assert str(caught.value) == f"columns.user is needed: the column of {path} that holds the user."
 
 
 @pytest.mark.parametrize("ending", FORMS)
