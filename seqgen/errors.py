@@ -66,6 +66,17 @@ def check_positive(**values: float) -> None:
             raise SettingError(f"{name}={value} must be a number above 0.")
 
 
+def check_probability(**values: float) -> None:
+    """Refuse dropout probabilities outside [0, 1).
+
+    Raises:
+        SettingError: Names the first of them.
+    """
+    for name, value in values.items():
+        if not 0.0 <= value < 1.0:
+            raise SettingError(f"{name}={value} must lie in [0, 1).")
+
+
 def nearest(word: str, words: Sequence[str]) -> str:
     """The end of a sentence that names the likeliest word meant: `; did you mean X`, or nothing."""
     parent, _, name = word.rpartition(".")

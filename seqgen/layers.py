@@ -29,12 +29,11 @@ from seqgen.attention import (
     SequenceMask,
     added,
     check_heads,
-    check_probability,
     glorot_linear,
     merge_heads,
     split_heads,
 )
-from seqgen.errors import SettingError, argument, check_positive, check_sizes
+from seqgen.errors import SettingError, argument, check_positive, check_probability, check_sizes
 
 Norm = Literal["query", "post", "pre"]
 Activation = Literal["relu", "gelu", "silu"]
@@ -97,7 +96,7 @@ class SequenceEmbedding(nn.Module):
         scale: float | None = None,
     ) -> None:
         super().__init__()
-        check_probability("dropout", dropout)
+        check_probability(dropout=dropout)
         self.item = nn.Embedding(num_items + 1, hidden_dim, padding_idx=0)
         self.position = nn.Embedding(max_len, hidden_dim)
         nn.init.normal_(self.item.weight[1:], std=init_std)
@@ -181,7 +180,7 @@ class Encoder(nn.Module):
         max_len: int,
     ) -> None:
         super().__init__()
-        check_probability("dropout", dropout)
+        check_probability(dropout=dropout)
         check_sizes(hidden_dim=hidden_dim, num_layers=num_layers, ffn_dim=ffn_dim)
         branches = [(1.0, attention)] if callable(attention) else [branch for branch in attention if branch[0] != 0]
         self.weights = [weight for weight, _ in branches]
@@ -274,7 +273,7 @@ class StepDecoder(nn.Module):
     ) -> None:
         super().__init__()
         check_heads(num_heads, hidden_dim)
-        check_probability("dropout", dropout)
+        check_probability(dropout=dropout)
         check_sizes(ffn_dim=ffn_dim)
         self.num_heads, self.time_in = num_heads, time_in
         self.step = nn.Embedding(steps, hidden_dim)  # row t - 1 is step t

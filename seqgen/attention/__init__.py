@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqgen.errors import SettingError
+from seqgen.errors import SettingError, check_probability
 
 
 class Auxiliary(NamedTuple):
@@ -99,16 +99,6 @@ def check_heads(num_heads: int, hidden_dim: int) -> None:
         raise SettingError(f"num_heads={num_heads} does not divide hidden_dim={hidden_dim}; use one of {fitting}.")
 
 
-def check_probability(name: str, value: float) -> None:
-    """Refuse a dropout probability outside [0, 1).
-
-    Raises:
-        SettingError: Names the value.
-    """
-    if not 0.0 <= value < 1.0:
-        raise SettingError(f"{name}={value} must lie in [0, 1).")
-
-
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(b, r, D) -> (b, H, r, d)."""
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
@@ -151,7 +141,7 @@ class Attention(nn.Module):
     def __init__(self, *, hidden_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         check_heads(num_heads, hidden_dim)
-        check_probability("dropout", dropout)
+        check_probability(dropout=dropout)
         self.num_heads, self.dropout = num_heads, dropout
 
     def source(self, x: Tensor, mask: SequenceMask) -> Tensor:

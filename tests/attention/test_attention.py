@@ -14,11 +14,10 @@ from seqgen.attention import (
     SequenceMask,
     added,
     check_heads,
-    check_probability,
     merge_heads,
     split_heads,
 )
-from seqgen.errors import SettingError
+from seqgen.errors import SettingError, check_probability
 
 LENGTHS = torch.tensor([5, 1, 3])
 
@@ -51,10 +50,10 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
 
 
 def test_probabilities_lie_in_0_to_1() -> None:
-    check_probability("x", 0.0)
+    check_probability(x=0.0)
     for value in (-0.1, 1.0, float("nan")):
         with pytest.raises(SettingError, match=r"^dropout="):
-            check_probability("dropout", value)
+            check_probability(dropout=value)
 
 
 MECHANISMS = sorted({path.stem for path in Path(config.CONFIG_DIR, "attention").glob("*.yaml")} - {"none"})
