@@ -5,7 +5,7 @@ import os
 # Before torch is imported, and for the processes that tests start: of several threads here each waits for the others.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,15 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests neither read nor fill the user's cache; one cache serves the whole session, all its workers."""
     base = tmp_path_factory.getbasetemp()
     cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
-    monkeypatch.setenv("SEQGEN_CACHE", str(cache))
-    monkeypatch.setenv("SEQGEN_DATA", str(DATA))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEQGEN_CACHE", str(cache))
+        patch.setenv("SEQGEN_DATA", str(DATA))
+        yield
 
 
 @pytest.fixture

@@ -69,6 +69,7 @@ def test_every_required_argument_of_a_model_is_in_its_yaml(tmp_path: Path) -> No
         assert required - {"catalog"} <= set(node), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_trains_on_generated_data(path: Path, tmp_path: Path) -> None:
     from seqgen.run import run
@@ -232,6 +233,7 @@ def test_refused_by_what_is_built(
     assert "\n" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["monitor", "callbacks.early_stopping.monitor"])
 @pytest.mark.parametrize("metric", ["category_coverage", "ild", "f"])
 def test_a_metric_that_the_data_cannot_have_is_not_watched(key: str, metric: str, tmp_path: Path) -> None:

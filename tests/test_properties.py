@@ -216,6 +216,7 @@ def test_every_attention_is_in_a_pair() -> None:
     assert sorted({attention for _, attention in POSSIBLE}) == options("attention")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", IMPOSSIBLE, ids="-".join)
 def test_an_impossible_pair_is_refused_in_a_sentence_that_helps(pair: Pair) -> None:
     with pytest.raises(UserError, match="choose"):

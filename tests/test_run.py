@@ -20,6 +20,14 @@ from seqgen.run import run
 DETERMINED = ("train/loss", "val/ndcg@10", "val/mrr")
 
 
+@pytest.fixture(scope="module")
+def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a run of one epoch, which nobody changes."""
+    folder = tmp_path_factory.mktemp("one_epoch")
+    start(folder, "trainer.max_epochs=1")
+    return folder / "checkpoints/last.ckpt"
+
+
 def test_a_run_leaves_results_ranks_and_checkpoints(tmp_path: Path) -> None:
     results = start(tmp_path, "trainer.max_epochs=2")
     assert results["status"] == "finished"
@@ -120,9 +128,10 @@ def test_a_resumed_run_may_stand_alone(tmp_path: Path) -> None:
         (["trainer.max_epochs=1"], "has trained 1 epochs already; set trainer.max_epochs above that"),
     ],
 )
-def test_resuming_under_other_settings_is_refused(overrides: list[str], told: str, tmp_path: Path) -> None:
-    start(tmp_path / "first", "trainer.max_epochs=1")
-    resume = [f"ckpt_path={tmp_path}/first/checkpoints/last.ckpt", "trainer.max_epochs=2"]
+def test_resuming_under_other_settings_is_refused(
+    overrides: list[str], told: str, one_epoch: Path, tmp_path: Path
+) -> None:
+    resume = [f"ckpt_path={one_epoch}", "trainer.max_epochs=2"]
     with pytest.raises(UserError) as caught:
         start(tmp_path / "second", *resume, *overrides)
     assert told in str(caught.value)
@@ -131,9 +140,8 @@ def test_resuming_under_other_settings_is_refused(overrides: list[str], told: st
     assert told in failed["error"]
 
 
-def test_resuming_may_change_cost_and_place(tmp_path: Path) -> None:
-    start(tmp_path / "first", "trainer.max_epochs=1")
-    resume = [f"ckpt_path={tmp_path}/first/checkpoints/last.ckpt", "trainer.max_epochs=2"]
+def test_resuming_may_change_cost_and_place(one_epoch: Path, tmp_path: Path) -> None:
+    resume = [f"ckpt_path={one_epoch}", "trainer.max_epochs=2"]
     resumed = start(tmp_path / "second", *resume, "data.eval_batch_size=7", "tags=[again]", "logger=none")
     assert resumed["epochs"] == 2
 
@@ -146,11 +154,11 @@ def test_resuming_may_change_cost_and_place(tmp_path: Path) -> None:
         (["data.source.seed=8"], "choose the same data and settings"),
     ],
 )
-def test_testing_a_checkpoint_that_does_not_fit_is_refused(overrides: list[str], told: str, tmp_path: Path) -> None:
-    start(tmp_path / "first", "trainer.max_epochs=1")
-    checkpoint = f"ckpt_path={tmp_path}/first/checkpoints/last.ckpt"
+def test_testing_a_checkpoint_that_does_not_fit_is_refused(
+    overrides: list[str], told: str, one_epoch: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=told):
-        start(tmp_path / "second", "train=false", checkpoint, *overrides)
+        start(tmp_path / "second", "train=false", f"ckpt_path={one_epoch}", *overrides)
 
 
 def test_a_diverged_run_is_told_and_its_record_is_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,6 +171,7 @@ def build(tmp_path, name, *overrides):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "make", "form", "checked"), FORMS)
 def test_a_published_set_is_downloaded_and_read(tmp_path, server, name, make, form, checked):
     files = make()

@@ -70,6 +70,7 @@ def test_targets_of_a_batch_are_the_answers_alone(tasks: ModuleType, task: str) 
     assert torch.equal(items[batch.target_rows, group.flat_index % tasks.LENGTH], batch.inputs())
 
 
+@pytest.mark.slow
 def test_all_mechanisms_have_one_size(tasks: ModuleType, tmp_path: Path) -> None:
     folder = str(tmp_path)
     target = tasks.count_parameters(tasks.settings(tasks.LARGEST, "recall", folder), "recall")

@@ -217,6 +217,7 @@ def test_ranking_under_mixed_precision_is_not_rounded_to_ties() -> None:
     torch.testing.assert_close(scores, state.float() @ model.item_vectors.T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
 @pytest.mark.parametrize(
     "choice",

@@ -132,6 +132,7 @@ def test_embeddings_start_small_and_padding_at_0() -> None:
     assert [norm.eps for norm in norms] == [1e-12] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
