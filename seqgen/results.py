@@ -80,22 +80,28 @@ class RunRecord:
             os.replace(beside, self.folder / "results.json")
 
     def best(self, monitor: str) -> float:
-        """The largest value of a metric over the epochs; of a model without epochs its only value.
-
-        Args:
-            monitor: The metric, such as `val/ndcg@10`.
-
-        Returns:
-            Minus infinity where the metric is NaN or was not measured.
-        """
-        values = [epoch[monitor] for epoch in self.content["history"] if monitor in epoch]
-        best = max(values, default=self.content["metrics"].get(monitor, math.nan))
-        return -math.inf if math.isnan(best) else best
+        """`best_of` the run."""
+        return best_of(self.content, monitor)
 
     def identify(self, fingerprint: str) -> None:
         """Set the run's id, from its configuration and its data."""
         text = json.dumps([identity(self.content["config"]), fingerprint], sort_keys=True)
         self.update(run_id=hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def best_of(results: dict[str, Any], monitor: str) -> float:
+    """The largest value of a metric over a run's epochs; of a model without epochs its only value.
+
+    Args:
+        results: The content of its `results.json`.
+        monitor: The metric, such as `val/ndcg@10`.
+
+    Returns:
+        Minus infinity where the metric is NaN or was not measured.
+    """
+    values = [epoch[monitor] for epoch in results["history"] if epoch.get(monitor) is not None]
+    best = max(values, default=results["metrics"].get(monitor))
+    return -math.inf if best is None or math.isnan(best) else best
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:

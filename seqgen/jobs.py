@@ -1,0 +1,163 @@
+"""A run as a process of its own: started, stopped, and what became of it. Free of torch and of Hydra.
+
+What one job of a sweep does, leaking memory, crashing, being killed, harms no other; its output goes to `job.log` in its
+folder, and several devices inside it work as in a single run.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LOG = "job.log"
+MARK = "SEQGEN_JOB"  # set in the processes of jobs, which so know that they are part of a sweep
+GRACE = 60.0  # seconds that a job has to write its record and checkpoint before it is killed
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        number: Within the sweep, from 0.
+        overrides: As on the command line of a single run.
+        folder: Its output folder.
+        environment: Variables beside those of the process that starts it.
+    """
+
+    number: int
+    overrides: Sequence[str]
+    folder: Path
+    environment: Mapping[str, str]
+
+    @property
+    def command(self) -> list[str]:
+        """What is started."""
+        # Hydra's grammar would read a folder's `=` or `,` otherwise than as text.
+        quoted = str(self.folder).replace("\\", "\\\\").replace("'", "\\'")
+        return [sys.executable, "-m", "seqgen.run", *self.overrides, f"hydra.run.dir='{quoted}'"]
+
+    @property
+    def again(self) -> str:
+        """The command line that runs it alone, to be copied."""
+        return shlex.join(["python", *self.command[1:]])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        status: `finished`, `failed` (an error in words), `stopped` (interrupted) or `killed` (it left no last word).
+        error: One sentence; None of a finished job.
+        results: Its `results.json`; None where it left none.
+    """
+
+    status: str
+    error: str | None
+    results: dict[str, Any] | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it ran to its end."""
+        return self.status == "finished"
+
+
+def start(job: Job) -> subprocess.Popen[bytes]:
+    """Start the process of a job, which ends with the process that started it."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with (job.folder / LOG).open("ab") as log:
+        return subprocess.Popen(
+            job.command,
+            env=os.environ | job.environment | {MARK: str(job.number)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C at a terminal goes to the sweep, which passes it on
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def carry_out(job: Job) -> Outcome:
+    """Run a job to its end; where this process is interrupted, stop the job first.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: As they came, once the job has ended.
+    """
+    process = start(job)
+    try:
+        process.wait()
+    except (KeyboardInterrupt, SystemExit):
+        stop(process)
+        raise
+    return outcome(job, process.returncode)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End the processes of a job: kindly, so that they write record and checkpoint, then by force."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(timeout=GRACE)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def outcome(job: Job, returncode: int | None) -> Outcome:
+    """What a job that has ended has left.
+
+    Args:
+        job: The job.
+        returncode: Of its process; None where nobody knows, since whoever waited for it is gone too.
+    """
+    results = read_results(job.folder)
+    status = results.get("status") if results else None
+    if results and status in ("finished", "failed", "stopped") and (status != "finished" or returncode in (0, None)):
+        return Outcome(str(status), results.get("error"), results)
+    if results and status == "running":
+        return Outcome("killed", _death(returncode), results)
+    return Outcome("failed", last_words(job.folder) or f"It ended with exit code {returncode}.", results)
+
+
+def _death(returncode: int | None) -> str:
+    if returncode is None:
+        return "It was lost with the process or machine that ran it."
+    if returncode == -signal.SIGKILL:
+        return "It was killed, perhaps for its memory."
+    if returncode < 0:
+        return f"It ended by signal {-returncode} ({signal.Signals(-returncode).name})."
+    return f"It ended with exit code {returncode} and without a last word."
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """The `results.json` of a folder; None where there is none that can be read."""
+    try:
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return results if isinstance(results, dict) else None
+
+
+def last_words(folder: Path) -> str | None:
+    """The last sentence that a job printed for its user."""
+    try:
+        lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    told = [line.removeprefix("seqgen: ") for line in lines if line.startswith("seqgen: ")]
+    return told[-1] if told else next((line.strip() for line in reversed(lines) if line.strip()), None)
