@@ -54,6 +54,11 @@ def choices() -> dict[str, str]:
     return {group: str(o) for group, o in chosen.items() if o not in (None, "None") and "/" not in group}
 
 
+def options(group: str) -> list[str]:
+    """The options of a group that seqgen's own YAML files are."""
+    return sorted(path.stem for path in Path(CONFIG_DIR, group).glob("*.yaml"))
+
+
 def overrides() -> list[str]:
     """Overrides of the command line."""
     return list(HydraConfig.get().overrides.task)
@@ -177,12 +182,24 @@ def settings_of(cfg: DictConfig, key: str) -> Iterator[None]:
         raise UserError(_whole(cfg, f"{key}.{error}")) from error
 
 
+@contextlib.contextmanager
+def named_by_the_user(cfg: DictConfig) -> Iterator[None]:
+    """Give a refusal that begins with a whole key the key that a user sets, as `loss` for its copy `model.loss`.
+
+    Raises:
+        UserError: The refusal.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(_whole(cfg, str(error))) from error
+
+
 def _whole(cfg: DictConfig, text: str) -> str:
     """Replace nodes that are copies of others, as `model.attention` of `attention`, in the key a text begins with."""
     path, node = list[str](), cfg
     key = re.match(r"[\w.]*", text)[0]  # type: ignore[index]
-    *parents, name = key.split(".")
-    for part in parents:
+    for part in key.split("."):
         path.append(part)
         if not OmegaConf.is_dict(node) or part not in node:
             continue
@@ -191,7 +208,7 @@ def _whole(cfg: DictConfig, text: str) -> str:
         if copied := re.fullmatch(r"\$\{([\w.]+)\}", str(raw[part])):
             path = copied[1].split(".")
         node = node[part]
-    return ".".join([*path, name]) + text.removeprefix(key)
+    return ".".join(path) + text.removeprefix(key)
 
 
 _failure: list[Exception] = []
