@@ -5,6 +5,7 @@ that would finish without meaning, a folder that another run has.
 """
 
 import datetime
+import functools
 import json
 import math
 import netrc
@@ -18,7 +19,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from seqgen.config import choices, is_sweep, named_by_the_user, options, plain
+from seqgen.config import choices, choose, is_sweep, named_by_the_user, options, plain, sweeps_over
 from seqgen.errors import UserError, nearest
 from seqgen.metric_table import METRICS, row_of
 from seqgen.signatures import check_node, check_type
@@ -46,7 +47,7 @@ FIXED_KEYS: dict[str, dict[str, Any]] = {
 
 
 def check_shape(cfg: DictConfig) -> None:
-    """Refuse a configuration that lacks a key or a group of the run, before anything is read from it.
+    """Refuse a configuration that lacks a key or a group of the run, or its folder, before anything is read from it.
 
     Raises:
         UserError: Names the key or group.
@@ -58,11 +59,41 @@ def check_shape(cfg: DictConfig) -> None:
             raise UserError(f"{key} is not given: set {key}=.")
     for group in (*GROUPS, *FIXED_KEYS):
         node = raw.get(group)
-        if isinstance(node, dict) and node or (group in raw and node is None and group in OPTIONAL_GROUPS):
+        if (isinstance(node, dict) and node) or (group in raw and node is None and group in OPTIONAL_GROUPS):
             continue
         choose = [option for option in options(group) if option != "none" or group in OPTIONAL_GROUPS]
         advice = f"choose one of {', '.join(choose)}" if choose else f"it holds {', '.join(FIXED_KEYS[group])}"
         raise UserError(f"{group}={node} is not a group of settings; {advice}.")
+    for group, hints in FIXED_KEYS.items():
+        known = [f"{group}.{name}" for name in hints]
+        for key in raw[group]:
+            if key not in hints:
+                raise UserError(f"{group}.{key} is a key that nothing reads; choose one of {', '.join(known)}.")
+        for key, hint in hints.items():
+            if key not in raw[group]:
+                raise UserError(f"{group}.{key} is not given: set {group}.{key}=.")
+            check_type(f"{group}.{key}", plain(cfg[group])[key], hint)
+
+
+def drop_unused(cfg: DictConfig) -> None:
+    """In a job of a sweep over models, take out what its model has no use for, and print so; alone it is refused."""
+    if not sweeps_over("model", "experiment"):
+        return
+    referred = _referred(cfg)
+    for group in REFERRED_GROUPS:
+        if cfg.get(group) is not None and group not in referred:
+            _say(f"model={choices()['model']} has no use for {group}={choices()[group]}: its jobs have {group}=none.")
+            cfg[group] = None
+            choose(group, "none")
+    if cfg.compile and "optimizer" not in referred:
+        _say(f"model={choices()['model']} has no use for compile=true: its jobs have compile=false.")
+        cfg.compile = False
+
+
+@functools.cache
+def _say(text: str) -> None:
+    """Print a line, once for all jobs of a sweep."""
+    print(text)
 
 
 def check_folder(cfg: DictConfig) -> None:
@@ -106,12 +137,13 @@ def check(cfg: DictConfig) -> None:
     """
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"{missing[0]} is not given: set {missing[0]}=.")
-    raw = OmegaConf.to_container(cfg, resolve=False)
-    _check_numbers(raw, "")
+    check_shape(cfg)
+    _check_numbers(OmegaConf.to_container(cfg, resolve=False), "")
     _check_run_keys(cfg)
     _check_groups(cfg)
     container = plain(cfg)
     _check_nodes(cfg, container)
+    _check_lengths(container)
     if not cfg.train and not cfg.test:
         raise UserError("train=false test=false leaves nothing to do; set one of them to true.")
     if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
@@ -133,7 +165,7 @@ def _check_numbers(node: Any, path: str) -> None:
     elif isinstance(node, float) and not math.isfinite(node):
         raise UserError(f"{path}={node} must be a finite number.")
     elif isinstance(node, int) and abs(node) >= 2**63:
-        raise UserError(f"{path}={node:.3g} must be a smaller number.")
+        raise UserError(f"{path} must be a smaller number: one of 64 bits.")
 
 
 def _check_nodes(cfg: DictConfig, container: dict[str, Any]) -> None:
@@ -158,6 +190,15 @@ def _check_nodes(cfg: DictConfig, container: dict[str, Any]) -> None:
             check_node(node, key, product, given=("catalog",) if key == "model" else ())
 
 
+def _check_lengths(container: dict[str, Any]) -> None:
+    """Refuse a network that cannot read the windows of the data."""
+    read, given = (container[group].get("max_len") for group in ("model", "data"))
+    if "attention" in container["model"] and isinstance(read, int) and isinstance(given, int) and read < given:
+        raise UserError(
+            f"model.max_len={read} is below data.max_len={given}; set data.max_len alone, which both follow."
+        )
+
+
 def _check_trainer(cfg: DictConfig) -> None:
     """Refuse limits under which a run would finish without training or testing anything."""
     trainer = cfg.trainer
@@ -170,7 +211,7 @@ def _check_trainer(cfg: DictConfig) -> None:
         for key in ("limit_train_batches", "max_steps"):
             if trainer.get(key) == 0:
                 raise UserError(f"trainer.{key}={trainer[key]} leaves nothing to train; raise it, or set train=false.")
-        _check_max_time(OmegaConf.to_container(trainer, resolve=True).get("max_time"))  # type: ignore[union-attr, call-arg]
+        _check_max_time(plain(trainer).get("max_time"))
     clip = trainer.get("gradient_clip_val")
     if clip is not None and clip <= 0:
         raise UserError(f"trainer.gradient_clip_val={clip} must be above 0; null leaves gradients as they are.")
@@ -186,9 +227,7 @@ def _check_max_time(value: Any) -> None:
         named = zip(("days", "hours", "minutes", "seconds"), map(int, parts.groups()), strict=True) if parts else value
         length = datetime.timedelta(**dict(named))
     except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"trainer.max_time={value} must be days:hours:minutes:seconds, such as 00:01:30:00."
-        ) from error
+        raise UserError(f"trainer.max_time={value} must be days:hours:minutes:seconds, such as 00:01:30:00.") from error
     if length.total_seconds() <= 0:
         raise UserError(f"trainer.max_time={value} leaves no time to train; raise it, or set train=false.")
 
@@ -218,7 +257,7 @@ def _check_monitors(cfg: DictConfig, container: dict[str, Any]) -> None:
 def monitors(container: dict[str, Any]) -> dict[str, str]:
     """The metrics that a plain configuration has watched, by key."""
     nodes = (container["callbacks"] or {}).items()
-    own = {f"callbacks.{name}.monitor": node["monitor"] for name, node in nodes if node.get("monitor")}
+    own = {f"callbacks.{name}.monitor": node["monitor"] for name, node in nodes if node.get("monitor") is not None}
     return {"monitor": container["monitor"], **own}
 
 
@@ -248,15 +287,6 @@ def _check_run_keys(cfg: DictConfig) -> None:
     assert isinstance(container, dict)
     for key, hint in RUN_KEYS.items():
         check_type(key, container.get(key), hint)
-    for group, hints in FIXED_KEYS.items():
-        known = [f"{group}.{name}" for name in hints]
-        for key in container[group]:
-            if key not in hints:
-                raise UserError(f"{group}.{key} is a key that nothing reads; choose one of {', '.join(known)}.")
-        for key, hint in hints.items():
-            if key not in container[group]:
-                raise UserError(f"{group}.{key} is not given: set {group}.{key}=.")
-            check_type(f"{group}.{key}", cfg[group][key] if group == "paths" else container[group][key], hint)
     for group in ("callbacks", "logger"):
         for name, node in (container[group] or {}).items():
             if not isinstance(node, dict) or "_target_" not in node:
@@ -269,9 +299,7 @@ def _check_run_keys(cfg: DictConfig) -> None:
 
 
 def _check_groups(cfg: DictConfig) -> None:
-    raw = OmegaConf.to_container(cfg, resolve=False)
-    assert isinstance(raw, dict)
-    referred = {group: by for by, node in raw.items() for group in _references(node)}
+    referred = _referred(cfg)
     chosen = choices()
     for group in REFERRED_GROUPS:
         option, model = chosen.get(group, "none"), chosen.get("model")
@@ -281,6 +309,13 @@ def _check_groups(cfg: DictConfig) -> None:
         if cfg.get(group) is None and group in referred and group != "scheduler":
             listed = ", ".join(option for option in options(group) if option != "none")
             raise UserError(f"model={model} needs {group}=; choose one of {listed}.")
+
+
+def _referred(cfg: DictConfig) -> set[str]:
+    """The groups that another node refers to."""
+    raw = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(raw, dict)
+    return {group for node in raw.values() for group in _references(node)}
 
 
 def _references(node: Any) -> Iterator[str]:

@@ -4,7 +4,7 @@ import collections.abc
 import inspect
 import pkgutil
 import types
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import is_dataclass
 from os import PathLike
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -37,7 +37,7 @@ def check_node(node: dict[str, Any], path: str, hint: Any = None, *, given: Coll
         UserError: Names the key that does not fit.
     """
     hints: dict[str, Any] = {}
-    node_hint = next(filter(_is_node, _parts(hint)), None)
+    node_hint: Any = next(filter(_is_node, _parts(hint)), None)
     if is_typeddict(node_hint):
         hints = get_type_hints(node_hint)
         if set(node) - set(hints) or node_hint.__required_keys__ - set(node):
@@ -112,7 +112,7 @@ def _check_required(node: dict[str, Any], path: str, target: Callable[..., Any],
 def _check_product(node: dict[str, Any], path: str, target: Callable[..., Any], hint: Any) -> None:
     """Refuse a target that makes something else than what is asked for, as far as annotations say."""
     parts, product, partial = _parts(hint), _product(target), node.get("_partial_") is True
-    wanted = [part for part in parts if get_origin(part) is collections.abc.Callable]
+    wanted: Sequence[Any] = [part for part in parts if get_origin(part) is collections.abc.Callable]
     if partial and wanted and not any(map(_open, parts)):
         wanted = [get_args(part)[1] if get_args(part) else Any for part in wanted]
     elif partial and not any(map(_open, parts)):
@@ -259,10 +259,12 @@ def _fits(value: Any, hint: Any) -> bool:
     kind = origin or hint
     if not isinstance(kind, type):
         return True
+    if isinstance(value, str):  # never for its letters
+        return kind is str or issubclass(kind, PathLike)
     if isinstance(value, list) and issubclass(kind, collections.abc.Collection) and not issubclass(kind, str):
         parts = [part for part in arguments if part is not Ellipsis]
         return all(_fits(v, parts[0]) for v in value if parts)
     try:
-        return isinstance(value, kind) or (isinstance(value, str) and issubclass(kind, PathLike))
+        return isinstance(value, kind)
     except TypeError:  # a protocol that cannot be asked
         return True

@@ -14,6 +14,7 @@ from seqgen.check import monitors
 from seqgen.checkpoint import read_checkpoint, refuse_changed_settings
 from seqgen.data.datamodule import SequenceDataModule
 from seqgen.errors import UserError
+from seqgen.finite import StopAtNonFinite
 from seqgen.metric_table import METRICS, row_of
 from seqgen.model.base import SequentialRecommender
 from seqgen.results import RunRecord
@@ -39,7 +40,7 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
         cfg,
         "trainer",
         logger=loggers or False,
-        callbacks=[StepSeed(cfg.seed), Recorder(record), *callbacks],
+        callbacks=[StepSeed(cfg.seed), StopAtNonFinite(), Recorder(record), *callbacks],
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,  # the data module shards batches itself, without duplicates
     )
