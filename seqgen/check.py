@@ -176,16 +176,15 @@ def _check_nodes(cfg: DictConfig, container: dict[str, Any]) -> None:
     from seqgen.data.datamodule import SequenceDataModule
     from seqgen.model.base import SequentialRecommender
 
-    # Each by its own keys first: the sentence about a copy, as `model.loss`, would propose keys of the copy.
-    for group in GROUPS:
-        if isinstance(container[group], dict):
-            check_node(container[group], group)
     made = {"data": SequenceDataModule, "model": SequentialRecommender, "trainer": L.Trainer}
     made |= {f"callbacks.{name}": L.Callback for name in container["callbacks"] or {}}
     made |= {f"logger.{name}": Logger for name in container["logger"] or {}}
-    for key, product in made.items():
-        group, _, name = key.partition(".")
-        with named_by_the_user(cfg):
+    with named_by_the_user(cfg):
+        # By its own keys first: the sentence about a copy, as `model.loss`, would propose keys of the copy.
+        for group in filter(container.get, GROUPS):
+            check_node(container[group], group)
+        for key, product in made.items():
+            group, _, name = key.partition(".")
             node = container[group][name] if name else container[group]
             check_node(node, key, product, given=("catalog",) if key == "model" else ())
 
@@ -248,10 +247,14 @@ def _check_monitors(cfg: DictConfig, container: dict[str, Any]) -> None:
         if row is not None and mode == ("max" if row.smaller_is_better else "min"):
             better, counts = ("small", "largest") if row.smaller_is_better else ("large", "smallest")
             raise UserError(f"{key}={value} is better when {better}, but the {counts} counts as best; choose another.")
-    if len(monitors(container)) > 1 and cfg.trainer.get("limit_val_batches") == 0 and cfg.train:
-        raise UserError(
-            "trainer.limit_val_batches=0 leaves callbacks without the metric they watch; use callbacks=none."
-        )
+    every, epochs = cfg.trainer.get("check_val_every_n_epoch"), cfg.trainer.max_epochs
+    unvalidated = {"limit_val_batches": cfg.trainer.get("limit_val_batches") == 0}
+    unvalidated["check_val_every_n_epoch"] = every is not None and every > epochs
+    for key, without in unvalidated.items():
+        if without and len(monitors(container)) > 1 and cfg.train:
+            raise UserError(
+                f"trainer.{key}={cfg.trainer[key]} leaves callbacks without the metric they watch; use callbacks=none."
+            )
 
 
 def monitors(container: dict[str, Any]) -> dict[str, str]:

@@ -4,7 +4,7 @@ import collections.abc
 import inspect
 import pkgutil
 import types
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import is_dataclass
 from os import PathLike
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -51,9 +51,9 @@ def check_node(node: dict[str, Any], path: str, hint: Any = None, *, given: Coll
         hints = _hints(target)
         _check_keys(node, path, target)
         if hint is not None:
-            _check_product(node, path, target, hint)
             if node.get("_partial_") is not True:
-                _check_required(node, path, target, given)
+                _check_complete(node, path, target, hint, given)
+            _check_product(node, path, target, hint)
         check_limits(node, path, target)
     for key, value in node.items():
         if isinstance(value, dict):
@@ -98,31 +98,38 @@ def _check_keys(node: dict[str, Any], path: str, target: Callable[..., Any]) -> 
         raise UserError(f"{path}._recursive_=False must be true: {node['_target_']} takes its parts built.")
 
 
-def _check_required(node: dict[str, Any], path: str, target: Callable[..., Any], given: Collection[str]) -> None:
+def _check_complete(
+    node: dict[str, Any], path: str, target: Callable[..., Any], hint: Any, given: Collection[str]
+) -> None:
     """Refuse a node without an argument that has no default; a parent's arguments may be given by the class itself."""
     try:
         parameters = inspect.signature(target).parameters.values()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError):  # some functions written in C say nothing
         return
     named = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    if missing := [name for name in named if name not in node and name not in given]:
+    missing = [name for name in named if name not in node and name not in given]
+    if missing and _calls(hint):
+        raise UserError(f"{path}._partial_ must be true: the run itself gives {', '.join(missing)}.")
+    if missing:
         raise UserError(f"{path}.{missing[0]} is not given, but {node['_target_']} needs it.")
 
 
 def _check_product(node: dict[str, Any], path: str, target: Callable[..., Any], hint: Any) -> None:
     """Refuse a target that makes something else than what is asked for, as far as annotations say."""
-    parts, product, partial = _parts(hint), _product(target), node.get("_partial_") is True
-    wanted: Sequence[Any] = [part for part in parts if get_origin(part) is collections.abc.Callable]
-    if partial and wanted and not any(map(_open, parts)):
-        wanted = [get_args(part)[1] if get_args(part) else Any for part in wanted]
-    elif partial and not any(map(_open, parts)):
-        raise UserError(f"{path}._partial_=True must be false: the part is built at once.")
-    elif not partial:
-        if wanted and isinstance(product, type) and not _has_call(product) and len(parts) == len(wanted):
-            raise UserError(f"{path}._partial_=False must be true: the run itself gives the other arguments.")
-        wanted = parts
+    product, wanted = _product(target), _parts(hint)
+    if any(map(_open, wanted)):
+        return
+    if node.get("_partial_") is True:
+        wanted = tuple(get_args(part)[1] if get_args(part) else Any for part in _calls(hint))
+        if not wanted:
+            raise UserError(f"{path}._partial_=True must be false: the part is built at once.")
     if product is not None and not any(_makes(product, part) for part in wanted):
         raise UserError(f"{path}._target_={node['_target_']} does not make {_alternatives(hint)}.")
+
+
+def _calls(hint: Any) -> list[Any]:
+    """The callables among what a hint allows, which a node makes with `_partial_: true`."""
+    return [part for part in _parts(hint) if get_origin(part) is collections.abc.Callable]
 
 
 def _product(target: Callable[..., Any]) -> Any:
@@ -131,11 +138,14 @@ def _product(target: Callable[..., Any]) -> Any:
 
 
 def _makes(product: Any, wanted: Any) -> bool:
+    """Whether a product may be what is wanted; what annotations leave open may."""
     product_class, wanted_class = (get_origin(hint) or hint for hint in (product, wanted))
-    if _open(wanted) or _open(product) or product_class in UNIONS or wanted_class is Literal:
+    if _open(wanted) or _open(product) or product_class in UNIONS:
         return True
+    if wanted_class is Literal:
+        return any(_makes(product, type(choice)) for choice in get_args(wanted))
     if wanted_class is collections.abc.Callable:
-        return not isinstance(product_class, type) or _has_call(product_class)
+        return not isinstance(product_class, type) or _gives(product_class, wanted)
     if not isinstance(product_class, type) or not isinstance(wanted_class, type):
         return True
     try:
@@ -144,8 +154,16 @@ def _makes(product: Any, wanted: Any) -> bool:
         return True
 
 
-def _has_call(product: type) -> bool:
-    return product is collections.abc.Callable or any("__call__" in vars(step) for step in product.__mro__)
+def _gives(product: type, wanted: Any) -> bool:
+    """Whether instances can be called, and may give what a callable is wanted for."""
+    if product is collections.abc.Callable:
+        return True
+    # torch's modules say what a call gives at `forward`.
+    call = getattr(product, "forward", None) or getattr(product, "__call__", None)
+    if not any("__call__" in vars(step) for step in product.__mro__) or call is None:
+        return False
+    given = _hints(call).get("return")
+    return given is None or not get_args(wanted) or _makes(given, get_args(wanted)[1])
 
 
 def _open(hint: Any) -> bool:
@@ -173,7 +191,7 @@ def _locate(name: Any, path: str) -> Callable[..., Any]:
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{path}._target_={name} cannot be imported: {error}.") from error
     if not callable(found):
-        raise UserError(f"{path}._target_={name} is neither a class nor a function, so nothing can be built of it.")
+        raise UserError(f"{path}._target_={name} is neither a class nor a function, so it builds nothing.")
     return found
 
 
