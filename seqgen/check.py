@@ -211,9 +211,13 @@ def _check_trainer(cfg: DictConfig) -> None:
             if trainer.get(key) == 0:
                 raise UserError(f"trainer.{key}={trainer[key]} leaves nothing to train; raise it, or set train=false.")
         _check_max_time(plain(trainer).get("max_time"))
-    clip = trainer.get("gradient_clip_val")
-    if clip is not None and clip <= 0:
-        raise UserError(f"trainer.gradient_clip_val={clip} must be above 0; null leaves gradients as they are.")
+    for key, otherwise in {
+        "gradient_clip_val": "gradients are not clipped",
+        "val_check_interval": "once an epoch",
+    }.items():
+        value = trainer.get(key)
+        if value is not None and value <= 0:
+            raise UserError(f"trainer.{key}={value} must be above 0, or null: {otherwise}.")
     if cfg.test and trainer.get("limit_test_batches") == 0:
         raise UserError("trainer.limit_test_batches=0 leaves nothing to test; set test=false.")
 

@@ -123,7 +123,7 @@ def build(cfg: DictConfig, key: str, *, trust: Collection[str] | None = None, **
             raise UserError(_whole(cfg, f"{built[1] if built else key}.{error.__cause__}")) from error
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
-        _refuse(error.__cause__, *_place(cfg, key, str(error)))
+        _refuse(error.__cause__ or error, *_place(cfg, key, str(error)))
         raise
     if not callable(make):
         return make
@@ -151,7 +151,8 @@ def _refuse(error: BaseException | None, key: str, target: str) -> None:
         raise UserError(f"{key} needs a package that is not installed: {text}") from error
     misconfigured = type(error).__name__ == "MisconfigurationException"  # Lightning's; known without its import
     incomplete = isinstance(error, TypeError) and re.search(r"missing \d+ required", text) is not None
-    kinds = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, OSError, AttributeError)
+    # The last one is Hydra's own refusal of a target.
+    kinds = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, OSError, AttributeError, HydraException)
     of_others = not target.startswith("seqgen.") and isinstance(error, kinds) and not too_large(error)
     if misconfigured or incomplete or of_others:
         raise UserError(f"{key}: {text}") from error

@@ -67,9 +67,10 @@ class StopAtNonFinite(L.Callback):
             UserError: The objective or a weight is not finite.
         """
         self._look(trainer)
-        for name, weight in pl_module.named_parameters():
-            if not bool(weight.isfinite().all()):
-                raise UserError(f"The weights {name} are not finite after epoch {trainer.current_epoch}; {ADVICE}")
+        weights = dict(pl_module.named_parameters())
+        finite = torch.stack([weight.isfinite().all() for weight in weights.values()]).tolist()  # one wait for a GPU
+        if broken := [name for name, fine in zip(weights, finite, strict=True) if not fine]:
+            raise UserError(f"The weights {broken[0]} are not finite after epoch {trainer.current_epoch}; {ADVICE}")
 
     def _look(self, trainer: L.Trainer) -> None:
         if self.first is None:

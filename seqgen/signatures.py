@@ -45,7 +45,9 @@ def check_node(node: dict[str, Any], path: str, hint: Any = None, *, given: Coll
     elif node_hint is not None:
         _check_dataclass(node, path, node_hint)
     elif "_target_" not in node and hint is not None and not _takes_mapping(hint):
-        raise UserError(f"{path}={node} must be {_alternatives(hint)}.")
+        typed = any(map(_can_be_typed, _parts(hint)))
+        named = f"{path}={node}" if typed else f"{path} builds nothing: it has no _target_; it"
+        raise UserError(f"{named} must be {_alternatives(hint)}.")
     if "_target_" in node:
         target = _locate(node["_target_"], path)
         hints = _hints(target)
@@ -159,10 +161,10 @@ def _gives(product: type, wanted: Any) -> bool:
     if product is collections.abc.Callable:
         return True
     # torch's modules say what a call gives at `forward`.
-    call = getattr(product, "forward", None) or getattr(product, "__call__", None)
-    if not any("__call__" in vars(step) for step in product.__mro__) or call is None:
+    calls = [vars(step)[name] for name in ("forward", "__call__") for step in product.__mro__ if name in vars(step)]
+    if not any("__call__" in vars(step) for step in product.__mro__):
         return False
-    given = _hints(call).get("return")
+    given = _hints(calls[0]).get("return")
     return given is None or not get_args(wanted) or _makes(given, get_args(wanted)[1])
 
 

@@ -125,7 +125,10 @@ def anything() -> Any:
         ({}, None),
         ({"make": {"_target_": f"{__name__}.anything"}}, None),  # which may be called, for all that is known
         ({"make": 3}, "loss.make=3 must be a node with _target_ and _partial_: true."),
-        ({"make": {"a": 1}}, "loss.make={'a': 1} must be a node with _target_ and _partial_: true."),
+        (
+            {"make": {"a": 1}},
+            "loss.make builds nothing: it has no _target_; it must be a node with _target_ and _part",
+        ),
         ({"make": GOOD}, f"loss.make._target_={NAME} does not make a node with _target_ and _partial_: true."),
         ({"make": {"_target_": NAME}}, "loss.make._partial_ must be true: the run itself gives heads, ffn_dim."),
         (
@@ -140,7 +143,7 @@ def anything() -> Any:
         ({"_target_": 3}, "loss._target_=3 must be the full name of a class or function, such as package.Class."),
         (
             {"_target_": "x.GOOD"},
-            "loss._target_=x.GOOD is neither a class nor a function, so nothing can be built of it.",
+            "loss._target_=x.GOOD is neither a class nor a function, so it builds nothing.",
         ),
     ],
 )
