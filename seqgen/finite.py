@@ -1,4 +1,4 @@
-"""A training whose loss or weights are no longer finite is stopped, in words."""
+"""A run whose loss, weights or scores are no longer finite is stopped, in words."""
 
 from typing import Any
 
@@ -25,6 +25,7 @@ class StopAtNonFinite(L.Callback):
     def __init__(self) -> None:
         self.names: list[str] = []
         self.first: Tensor | None = None  # the first step of the epoch at which each part was not finite
+        self.lists: Tensor | None = None  # how many lists of an evaluation hold any item
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count the steps of the epoch anew."""
@@ -57,8 +58,44 @@ class StopAtNonFinite(L.Callback):
         Raises:
             UserError: The objective or a weight is not.
         """
+        self.lists = None
         if trainer.training:
             self.on_train_epoch_end(trainer, pl_module)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count the lists of the test anew."""
+        self.lists = None
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: SequenceBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the lists that hold any item: of scores that are all NaN none does."""
+        if isinstance(outputs, dict) and "top" in outputs:
+            filled = (outputs["top"] > 0).any(dim=-1).sum()
+            self.lists = filled if self.lists is None else self.lists + filled
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse an evaluation that recommended nothing to anybody.
+
+        Raises:
+            UserError: It did.
+        """
+        if self.lists is None:
+            return
+        if trainer.world_size > 1:
+            torch.distributed.all_reduce(self.lists)
+        if not int(self.lists):
+            raise UserError(f"The scores of all items are NaN or infinite for every case; {ADVICE}")
+
+    on_test_end = on_validation_end
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the steps since the last look, and at what the last of them made of the weights.

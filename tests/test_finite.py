@@ -75,6 +75,22 @@ def test_several_processes_stop_together_at_the_next_look(ours: bool, monkeypatc
     assert looks == [torch.distributed.ReduceOp.MIN]
 
 
+def test_scores_that_are_nan_are_no_result(tmp_path: Path) -> None:
+    # One step an epoch: its loss is finite, and so are the weights that it leaves.
+    with pytest.raises(UserError, match=r"^The scores of all items are NaN or infinite for every case; try a "):
+        start(tmp_path, "model=sasrec", "trainer.max_epochs=1", "data.batch_size=64", "optimizer.lr=1e30")
+    assert json.loads((tmp_path / "results.json").read_text())["history"] == []
+
+
+def test_a_user_without_a_list_is_no_fault() -> None:
+    callback, trainer = StopAtNonFinite(), Trainer()
+    for name in ("validation", "test"):
+        getattr(callback, f"on_{name}_start")(trainer, torch.nn.Linear(1, 1))
+        for top in ([[0, 0], [3, 0]], [[0, 0]]):
+            getattr(callback, f"on_{name}_batch_end")(trainer, None, {"top": torch.tensor(top)}, None, 0)
+        getattr(callback, f"on_{name}_end")(trainer, None)
+
+
 @pytest.mark.parametrize("hook", ["on_validation_start", "on_train_epoch_end"])
 def test_weights_are_looked_at_before_they_are_used(hook: str) -> None:
     callback, layer = StopAtNonFinite(), torch.nn.Linear(2, 2)
