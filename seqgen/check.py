@@ -10,6 +10,7 @@ import json
 import math
 import netrc
 import os
+import pkgutil
 import re
 import socket
 import urllib.parse
@@ -61,8 +62,8 @@ def check_shape(cfg: DictConfig) -> None:
         node = raw.get(group)
         if (isinstance(node, dict) and node) or (group in raw and node is None and group in OPTIONAL_GROUPS):
             continue
-        choose = [option for option in options(group) if option != "none" or group in OPTIONAL_GROUPS]
-        advice = f"choose one of {', '.join(choose)}" if choose else f"it holds {', '.join(FIXED_KEYS[group])}"
+        listed = [option for option in options(group) if option != "none" or group in OPTIONAL_GROUPS]
+        advice = f"choose one of {', '.join(listed)}" if listed else f"it holds {', '.join(FIXED_KEYS[group])}"
         raise UserError(f"{group}={node} is not a group of settings; {advice}.")
     for group, hints in FIXED_KEYS.items():
         known = [f"{group}.{name}" for name in hints]
@@ -122,7 +123,7 @@ def _is_another_process(pid: Any) -> bool:
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # it is there, and somebody else's
         return True
@@ -143,7 +144,6 @@ def check(cfg: DictConfig) -> None:
     _check_groups(cfg)
     container = plain(cfg)
     _check_nodes(cfg, container)
-    _check_lengths(container)
     if not cfg.train and not cfg.test:
         raise UserError("train=false test=false leaves nothing to do; set one of them to true.")
     if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
@@ -175,27 +175,24 @@ def _check_nodes(cfg: DictConfig, container: dict[str, Any]) -> None:
 
     from seqgen.data.datamodule import SequenceDataModule
     from seqgen.model.base import SequentialRecommender
+    from seqgen.model.encoded import EncodedRecommender
 
     made = {"data": SequenceDataModule, "model": SequentialRecommender, "trainer": L.Trainer}
     made |= {f"callbacks.{name}": L.Callback for name in container["callbacks"] or {}}
     made |= {f"logger.{name}": Logger for name in container["logger"] or {}}
     with named_by_the_user(cfg):
         # By its own keys first: the sentence about a copy, as `model.loss`, would propose keys of the copy.
-        for group in filter(container.get, GROUPS):
+        for group in filter(container.get, REFERRED_GROUPS):
             check_node(container[group], group)
         for key, product in made.items():
             group, _, name = key.partition(".")
             node = container[group][name] if name else container[group]
             check_node(node, key, product, given=("catalog",) if key == "model" else ())
-
-
-def _check_lengths(container: dict[str, Any]) -> None:
-    """Refuse a network that cannot read the windows of the data."""
-    read, given = (container[group].get("max_len") for group in ("model", "data"))
-    if "attention" in container["model"] and isinstance(read, int) and isinstance(given, int) and read < given:
-        raise UserError(
-            f"model.max_len={read} is below data.max_len={given}; set data.max_len alone, which both follow."
-        )
+    read, given = container["model"].get("max_len"), container["data"].get("max_len")
+    model = pkgutil.resolve_name(container["model"]["_target_"])
+    encoded = isinstance(model, type) and issubclass(model, EncodedRecommender)
+    if encoded and isinstance(read, int) and isinstance(given, int) and read < given:
+        raise UserError(f"model.max_len={read} is below data.max_len={given}; set data.max_len, which both follow.")
 
 
 def _check_trainer(cfg: DictConfig) -> None:
@@ -211,10 +208,8 @@ def _check_trainer(cfg: DictConfig) -> None:
             if trainer.get(key) == 0:
                 raise UserError(f"trainer.{key}={trainer[key]} leaves nothing to train; raise it, or set train=false.")
         _check_max_time(plain(trainer).get("max_time"))
-    for key, otherwise in {
-        "gradient_clip_val": "gradients are not clipped",
-        "val_check_interval": "once an epoch",
-    }.items():
+    without = {"gradient_clip_val": "gradients are not clipped", "val_check_interval": "once an epoch"}
+    for key, otherwise in without.items():
         value = trainer.get(key)
         if value is not None and value <= 0:
             raise UserError(f"trainer.{key}={value} must be above 0, or null: {otherwise}.")

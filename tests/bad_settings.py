@@ -162,7 +162,7 @@ AT_ONCE = [
     ),
     ("+logger.csv.flush_logs_every_n_steps=0", "logger.csv.flush_logs_every_n_steps=0 must be at least 1"),
     ("logger.csv.save_dir=null", "logger.csv.save_dir=None must be a text"),
-    ("model=sasrec model.max_len=4", "model.max_len=4 is below data.max_len=8; set data.max_len alone"),
+    ("model=sasrec model.max_len=4", "model.max_len=4 is below data.max_len=8; set data.max_len, which"),
     ("data.path=größe.csv", "a text with a letter such as ö needs quotes of its own: 'data.path=\"größe.csv\"'"),
     ("größe=3", "größe is not a key of this configuration"),
 ]
