@@ -37,7 +37,7 @@ def test_only_the_newest_training_items_count(max_len: int, expected: list[int])
 
 
 def test_one_item_holds_no_transition() -> None:
-    with pytest.raises(SettingError, match="^max_len=1 must be at least 2"):
+    with pytest.raises(SettingError, match=r"^max_len=1 must be at least 2: "):
         Transition(catalog=catalog_of(HISTORIES, num_items=6), max_len=1, metrics_k=[1])
 
 
