@@ -145,8 +145,8 @@ class SequentialRecommender(L.LightningModule):
 
     # Lightning's hooks.
 
-    def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
-        """One step of the objective."""
+    def training_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
+        """One step of the objective: its `loss`, and the values of its parts."""
         parts = self.loss(self.trained_on(batch))
         total = parts.pop("total")
         # Without a batch size of its own each batch weighs the same in the epoch's mean.
@@ -154,7 +154,7 @@ class SequentialRecommender(L.LightningModule):
         self.log("train/loss", total.detach(), **how, prog_bar=True)
         if len(parts) > 1:
             self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, **how)
-        return total
+        return {**{name: value.detach() for name, value in parts.items()}, "loss": total}
 
     def validation_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
         """Rank the targets of a batch: `case` (B,), `rank` (B,) and `top`, the recommended items (B, max K)."""
@@ -203,7 +203,12 @@ class SequentialRecommender(L.LightningModule):
             if self.make_scheduler is None:
                 return optimizer
             return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
-        except (ValueError, ArithmeticError, LookupError) as error:  # torch's own words for a value out of range
+        except (
+            ValueError,
+            TypeError,
+            ArithmeticError,
+            LookupError,
+        ) as error:  # torch's own words for a value out of range
             raise UserError(f"optimizer or scheduler: {error}") from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
