@@ -262,6 +262,7 @@ def test_a_branch_that_draws_beside_one_that_does_not() -> None:
     torch.testing.assert_close(three(x, LENGTHS)[0], still(x, LENGTHS)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mechanism", [softmax, multi_query, vae, diffusion, synthesizer, linear, hstu])
 def test_an_encoder_is_traced_whole(mechanism: Any) -> None:
     """Without a break of the graph, which is what makes compile=true worth its time; and to the same numbers."""
