@@ -250,6 +250,7 @@ def test_a_branch_that_draws_beside_one_that_does_not() -> None:
     torch.testing.assert_close(three(x, LENGTHS)[0], still(x, LENGTHS)[0])
 
 
+@pytest.mark.slow
 MECHANISMS = sorted(path.stem for path in Path(config.CONFIG_DIR, "attention").glob("*.yaml") if path.stem != "none")
 
 
