@@ -192,8 +192,9 @@ def _files(path: str) -> tuple[tuple[Path, ...], tuple[str, ...]]:
 
 
 def _natural(file: Path) -> tuple[list[tuple[int, str]], str]:
-    """Sorts names by their numbers' sizes: part3 before part10."""
-    pieces = re.split(r"(\d+)", str(file))
+    """Sorts names without their endings, numbers in them by size: part3 before part10."""
+    name = str(file).removesuffix("".join(suffix for suffix in file.suffixes if suffix in (*ENDINGS, *COMPRESSED)))
+    pieces = re.split(r"(\d+)", name)
     return [(int(piece), "") if i % 2 else (0, piece) for i, piece in enumerate(pieces)], str(file)
 
 
