@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from seqgen.data.table import UNREADABLE
 from seqgen.errors import UserError
 
 VERSION = 2
+CHUNK = 2**20
 HALF = ".half"  # ends the name of a folder that is being written
 
 
@@ -63,7 +65,8 @@ def digests(source: Source) -> list[str]:
     """
     found = []
     for file in source.files:
-        digest = _digest(file)
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if recorded(file) not in (None, digest):
             raise UserError(
                 f"{file} has another checksum than when it was downloaded; delete it, and it is downloaded again."
@@ -79,9 +82,13 @@ def fingerprint(source: Source, raw: list[str], settings: dict[str, Any]) -> str
     return _sealed(content)[:16]
 
 
-def _digest(file: Path) -> str:
+def _checksum(file: Path) -> int:
+    """CRC-32: against accidents, and five times as fast as a hash against intent."""
+    value = 0
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while chunk := stream.read(CHUNK):
+            value = zlib.crc32(chunk, value)
+    return value
 
 
 def _sealed(content: Any) -> str:
@@ -140,7 +147,7 @@ def read(folder: Path, *, mapped: bool) -> Prepared:
     try:
         meta = json.loads((folder / "meta.json").read_text())
         checksums = meta.pop("checksums")
-        actual = {name: _sealed(meta) if name == "meta.json" else _digest(folder / name) for name in checksums}
+        actual = {name: _sealed(meta) if name == "meta.json" else _checksum(folder / name) for name in checksums}
         if differing := [name for name, checksum in checksums.items() if actual[name] != checksum]:
             raise ValueError(f"{', '.join(differing)} has another checksum than when it was written")
         times = np.load(folder / "times.npy", **how) if meta["time_unit"] else None
@@ -178,7 +185,7 @@ def write(prepared: Prepared, folder: Path) -> None:
                     _save(array, beside / f"{name}.npy")
             prepared.users.write_parquet(beside / "users.parquet")
             prepared.items.write_parquet(beside / "items.parquet")
-            checksums = {file.name: _digest(file) for file in sorted(beside.iterdir())}
+            checksums: dict[str, Any] = {file.name: _checksum(file) for file in sorted(beside.iterdir())}
             checksums["meta.json"] = _sealed(prepared.meta)
             (beside / "meta.json").write_text(json.dumps(prepared.meta | {"checksums": checksums}, indent=1))
             for file in beside.iterdir():
