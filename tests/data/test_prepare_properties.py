@@ -172,7 +172,7 @@ def test_one_table_in_any_form_and_in_parts_is_one_prepared_set(frame: pl.DataFr
             for part, (start, end) in enumerate(zip([0, *ends], [*ends, len(frame)], strict=True)):
                 write(frame[start:end], parts / f"part-{part}{form}")
             for path in (whole, parts):
-                source = interaction_log(str(path), columns=dict(COLUMNS))
+                source = interaction_log(str(path), columns=dict(COLUMNS), missing_ids="keep")
                 prepared = prepare(source, cache_dir=f"{name}/cache", filters=filters)
                 told = {key: prepared.meta[key] for key in ("steps", "time_unit")}
                 found = (*map(np.ndarray.tolist, (prepared.values, prepared.offsets, prepared.times)), told)
