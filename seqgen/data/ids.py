@@ -76,5 +76,7 @@ def alike(ids: pl.Series) -> list[str]:
     """Ids that differ from another one in spelling alone: `1` and `1.0`, `A` and `a`, two forms of one character."""
     if ids.dtype != pl.String:
         return []
-    key = ids.str.normalize("NFKC").str.to_lowercase().str.replace(WHOLE_NUMBER, "$1")
+    ascii_only = (ids.str.len_bytes() == ids.str.len_chars()).all()
+    key = ids if ascii_only else ids.str.normalize("NFKC")
+    key = key.str.to_lowercase().str.replace(WHOLE_NUMBER, "$1")
     return ids.filter(key.is_duplicated() & ids.is_not_null()).to_list()
