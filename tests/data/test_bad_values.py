@@ -81,8 +81,8 @@ BAD_TIMES: dict[str, tuple[pl.Series, int, str]] = {  # values, row, words
         81,
         "is past the year 2100; mend it",
     ),
-    "NaN": (pl.Series([float(START)] * 80 + [float("nan")] * 70), 81, "the timestamp is no number; mend it"),
-    "infinite": (pl.Series([float(START)] * 80 + [float("inf")] * 70), 81, "the timestamp is no number; mend it"),
+    "NaN": (pl.Series([float(START)] * 80 + [float("nan")] * 70), 81, "the timestamp is nan; mend it"),
+    "infinite": (pl.Series([float(START)] * 80 + [float("inf")] * 70), 81, "the timestamp is inf; mend it"),
     "past 2100 in any unit": (
         pl.Series([START] * 80 + [2**63 - 1] * 70),
         81,
@@ -106,7 +106,7 @@ BAD_TIMES: dict[str, tuple[pl.Series, int, str]] = {  # values, row, words
     "a text among numbers": (
         pl.Series([str(START)] * 80 + ["soon"] * 70),
         81,
-        f"'soon' is no number, while '{START}' at",
+        f"'soon' is not a number, while '{START}' at",
     ),
 }
 
@@ -166,7 +166,7 @@ def test_a_lowest_rating_without_ratings(ending: str, tmp_path: Path) -> None:
     ("value", "expected"),
     [
         ("good", "the rating is 'good', which should be numbers"),
-        ("NaN", "the rating is no number"),
+        ("NaN", "the rating is NaN"),
         ("", "the rating is empty"),
     ],
 )
@@ -183,7 +183,7 @@ def test_ratings_that_are_none(ending: str, value: str, expected: str, at: int, 
 @pytest.mark.parametrize("values", [["good"] * 150, [True] * 150], ids=["text", "truth"])
 def test_parquet_ratings_that_are_none(values: Any, tmp_path: Path) -> None:
     path = table(tmp_path / "log.parquet", stars=pl.Series(values))
-    expected = f"{path}: the ratings are no numbers, so leave data.min_rating null, or mend them."
+    expected = f"{path}: the ratings are not numbers, so leave data.min_rating null, or mend them."
     with pytest.raises(UserError) as caught:
         prepared_of(path, tmp_path, Filters(min_rating=3), columns=COLUMNS | {"rating": "stars"})
     assert str(caught.value) == expected

@@ -139,7 +139,7 @@ def sha256(data: bytes) -> str:
 
 
 def listing(folder: Path) -> set[str]:
-    return {file.name for file in folder.iterdir()} - {download.LOCK}
+    return {file.name for file in folder.glob("*")} - {download.LOCK}
 
 
 def refusal(*words: str, call: Callable[[], object]) -> str:
@@ -456,6 +456,10 @@ def damaged(archive: bytes) -> bytes:
         (zipped({"set/a.csv": BYTES, "set/b.csv.txt": OTHER}), "0 files named b.csv"),
         (zipped({"a.csv": BYTES, "set/b.csv": OTHER, "old/b.csv": BYTES}), "2 files named b.csv"),
         (b"<html>please log in</html>", "not a zip file"),
+        (
+            zipped({"a.csv": BYTES, "b.csv": bytes(10**8)}),
+            "b.csv unpacks to more than 200 times the size of the archive",
+        ),
     ],
 )
 def test_a_broken_archive_leaves_nothing(site: Site, folder: Path, archive: bytes, word: str) -> None:
@@ -463,7 +467,7 @@ def test_a_broken_archive_leaves_nothing(site: Site, folder: Path, archive: byte
     call = partial(obtain, folder, ["a.csv", "b.csv"], page=PAGE, url=site.url + "/set.zip")
     sentence = refusal(f"{site.url}/set.zip cannot be unpacked", "removed", call=call)
     assert word in sentence or "decompressing" in sentence
-    assert listing(folder) == set()
+    assert not folder.parent.exists()
 
 
 def test_a_refused_file_tells_the_steps_by_hand(site: Site, folder: Path) -> None:
@@ -502,7 +506,10 @@ def test_no_network(folder: Path, address: str) -> None:
     url = address.format(port=server.server_port)
     call = partial(obtain, folder, ["a.csv"], page=PAGE, url=url)
     refusal(f"{url}/a.csv could not be downloaded (", f"get a.csv from {PAGE}", "SEQGEN_DATA", call=call)
-    assert listing(folder) == set()
+    assert not folder.parent.exists()  # neither the set's folder nor the one it would have been in
+    folder.mkdir(parents=True)
+    refusal(f"{url}/a.csv could not be downloaded (", call=call)
+    assert folder.is_dir()  # one that was there stays
 
 
 def test_the_proxy_of_the_environment_is_used(site: Site, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
