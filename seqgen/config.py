@@ -268,7 +268,7 @@ def kept(task: Callable[[DictConfig], T], cfg: DictConfig) -> T | None:
 
 
 def command(hydra_main: Callable[[], Any]) -> None:
-    """A command line: for an error that the user can mend, one sentence and exit code 1."""
+    """A command line: for an error that the user can correct, one sentence and exit code 1."""
     # Hydra must not print errors itself. The processes that DDP starts inherit both variables.
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1" and "SEQGEN_SENTENCES" not in os.environ
     if not wants_trace:
@@ -287,7 +287,7 @@ def command(hydra_main: Callable[[], Any]) -> None:
 
 
 def sentence(error: BaseException, arguments: Sequence[str]) -> str | None:
-    """The one sentence for an error that the user can mend, or None for one that is ours.
+    """The one sentence for an error that the user can correct, or None for one that is ours.
 
     Args:
         error: What was raised.

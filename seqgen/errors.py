@@ -1,4 +1,4 @@
-"""Errors that the user can mend, each one sentence, and the word that was probably meant."""
+"""Errors that the user can correct, each one sentence, and the word that was probably meant."""
 
 import contextlib
 import difflib

@@ -86,7 +86,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
 
 
 def main() -> None:
-    """The command line: for an error that the user can mend, one sentence and exit code 1."""
+    """The command line: for an error that the user can correct, one sentence and exit code 1."""
     config.command(_hydra_main)
 
 

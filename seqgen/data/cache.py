@@ -16,16 +16,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 from filelock import FileLock, Timeout
 
 from seqgen.data.download import recorded
-from seqgen.data.sources import Source
 from seqgen.data.table import UNREADABLE
 from seqgen.errors import UserError
+
+if TYPE_CHECKING:  # of a source it looks at values alone
+    from seqgen.data.sources import Source
 
 VERSION = 2
 CHUNK = 2**20
@@ -57,7 +59,7 @@ class Prepared:
     meta: dict[str, Any]
 
 
-def digests(source: Source) -> list[str]:
+def digests(source: "Source") -> list[str]:
     """Hash of each raw file.
 
     Raises:
@@ -75,7 +77,7 @@ def digests(source: Source) -> list[str]:
     return found
 
 
-def fingerprint(source: Source, raw: list[str], settings: dict[str, Any]) -> str:
+def fingerprint(source: "Source", raw: list[str], settings: dict[str, Any]) -> str:
     """Hash of all that decides the content of a prepared set, the hashes of its raw files among it."""
     files = [[file.name, digest] for file, digest in zip(source.files, raw, strict=True)]
     content = {"version": VERSION, "name": source.name, "files": files, "parameters": source.parameters} | settings

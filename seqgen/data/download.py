@@ -84,7 +84,7 @@ def obtain(
         raise UserError(f"{error.reason}: get {by_hand} into {folder}, {elsewhere}") from error
     except OSError as error:
         raise UserError(
-            f"The download of {url} cannot be written to {folder} ({_line(error.strerror or error)}): mend that, "
+            f"The download of {url} cannot be written to {folder} ({_line(error.strerror or error)}): correct that, "
             f"or set SEQGEN_DATA (or paths.data_dir) to a folder that can be written and has room."
         ) from error
     return files
@@ -317,7 +317,9 @@ def _records(folder: Path) -> dict[str, dict[str, Any]]:
         error: Exception | str = "a sha256 is no text"
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as caught:
         error = caught
-    raise UserError(f"{file}, the record of what was downloaded, cannot be read ({_line(error)}): mend or delete it.")
+    raise UserError(
+        f"{file}, the record of what was downloaded, cannot be read ({_line(error)}): correct or delete it."
+    )
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:

@@ -171,7 +171,7 @@ def _numbered(column: pl.Series, source: Source, place: Place) -> Ids:
             raise UserError(
                 f"{place(first)}: the {what} is {word!r}, which stands for a missing value"
                 + (f" (and in {more:,} more rows such a word does)" if more else "")
-                + "; mend or remove such rows, or set data.missing_ids to drop or keep."
+                + "; correct or remove such rows, or set data.missing_ids to drop or keep."
             )
         raise UserError(f"{place(first)}: the {what} is empty; fill it.")
     if ids.ids.dtype == pl.String and len(ids.ids) > missing and ids.ids[missing] == "":
@@ -272,9 +272,9 @@ def _check_complete(frame: pl.DataFrame, source: Source, place: Place) -> None:
                 "give whole numbers or text."
             )
         if name == "rating" and not dtype.is_numeric():
-            raise UserError(f"{where}: the ratings are not numbers, so leave data.min_rating null, or mend them.")
+            raise UserError(f"{where}: the ratings are not numbers, so leave data.min_rating null, or correct them.")
         if name == "rating" and frame[name].is_nan().any():  # larger than any number, says polars
-            raise UserError(f"{place(int(frame[name].is_nan().arg_max() or 0))}: the rating is NaN; mend it.")
+            raise UserError(f"{place(int(frame[name].is_nan().arg_max() or 0))}: the rating is NaN; correct it.")
 
 
 def _ordered(log: _Log) -> _Log:

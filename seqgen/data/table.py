@@ -167,7 +167,7 @@ class Table:
             except BadLine as bad:
                 line, fault = bad.args
                 hint = "state data.encoding, such as latin-1, or " if fault == NOT_TEXT and self.key else ""
-                return f"{file}, line {line}: {fault}; {hint}mend or remove the line."
+                return f"{file}, line {line}: {fault}; {hint}correct or remove the line."
             except (*UNREADABLE, EOFError, zlib.error) as error:
                 return f"{file} is damaged or cut off ({' '.join(str(error).split())}); get it again."
         return None

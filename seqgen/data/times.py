@@ -68,7 +68,7 @@ def read_times(times: pl.Series, unit: str | None, date_format: str | None, plac
         times = times.cast(pl.Float64)  # in 32 bits the factor below moves them by minutes
         if not times.is_finite().all():
             bad = int((~times.is_finite()).arg_max() or 0)
-            raise UserError(f"{place(bad)}: the timestamp is {times[bad]}; mend it.")
+            raise UserError(f"{place(bad)}: the timestamp is {times[bad]}; correct it.")
     unit = unit or _inferred(times, place)
     if unit == "order":
         fractions = times.dtype.is_float() and not (times == times.round()).all()
@@ -124,11 +124,11 @@ def _formatted(times: pl.Series, date_format: str, place: Place) -> pl.Series:
     except pl.exceptions.PolarsError as error:
         reason = " ".join(str(error).split())
         reason = "an hour needs its minutes" if "hour and minute" in reason else reason[:100]
-        raise UserError(f"data.date_format={date_format} cannot be used ({reason}); mend it.") from error
+        raise UserError(f"data.date_format={date_format} cannot be used ({reason}); correct it.") from error
     if dates.null_count():
         bad = int(dates.is_null().arg_max() or 0)
         raise UserError(
-            f"{place(bad)}: the timestamp {str(text[bad])[:60]!r} is not of data.date_format={date_format}; mend it, "
+            f"{place(bad)}: the time {str(text[bad])[:60]!r} is not of data.date_format={date_format}; correct it, "
             "or state the format of the log."
         )
     return dates
@@ -146,7 +146,7 @@ def _dates(times: pl.Series, place: Place) -> pl.Series:
         bad = int((~number).arg_max() or 0)
         raise UserError(
             f"{place(bad)}: the timestamp {times[bad][:60]!r} is not a number, while {times[0]!r} at {place(0)} is; "
-            "mend it."
+            "correct it."
         )
     _refuse_day_or_month(times, place)
     try:
@@ -155,7 +155,9 @@ def _dates(times: pl.Series, place: Place) -> pl.Series:
         dates = pl.Series([None], dtype=pl.Datetime)
     if dates.null_count():
         bad = int(dates.is_null().arg_max() or 0)
-        form = f" of the form of {times[0]!r}; mend it" if bad else "; write it as 2024-01-31 13:45:00, or as a number"
+        form = (
+            f" of the form of {times[0]!r}; correct it" if bad else "; write it as 2024-01-31 13:45:00, or as a number"
+        )
         form += ", or state data.date_format"
         raise UserError(f"{place(bad)}: the timestamp {times[bad][:60]!r} does not read as a date{form}.")
     return dates
@@ -192,7 +194,7 @@ def _inferred(times: pl.Series, place: Place) -> str:
     low, high = int(times.arg_min() or 0), int(times.arg_max() or 0)
     smallest, largest = times[low], times[high]
     if smallest < 0:
-        raise UserError(f"{place(low)}: the timestamp is {smallest}, before 1970; mend it.")
+        raise UserError(f"{place(low)}: the timestamp is {smallest}, before 1970; correct it.")
     if largest < EARLIEST:
         return "order"
     _refuse_written(times, largest, place)
@@ -202,10 +204,10 @@ def _inferred(times: pl.Series, place: Place) -> str:
                 return unit
             raise UserError(
                 f"{place(low)}: the timestamp is {smallest}, but {largest} at {place(high)}, so they are not all "
-                f"{NAMES[unit]}; mend them, or state data.time_unit."
+                f"{NAMES[unit]}; correct them, or state data.time_unit."
             )
     raise UserError(
-        f"{place(high)}: the timestamp is {largest}, which is a moment between 1973 and 2100 in no unit; mend it, "
+        f"{place(high)}: the timestamp is {largest}, which is a moment between 1973 and 2100 in no unit; correct it, "
         "or set data.time_unit=order where timestamps only order."
     )
 
@@ -238,10 +240,10 @@ def _check_range(times: pl.Series, per_second: float, unit: str, place: Place) -
 
     low, high = int(times.arg_min() or 0), int(times.arg_max() or 0)
     if times[low] < 0:
-        raise UserError(f"{place(low)}: the timestamp {shown(times[low])} is before 1970; mend it.")
+        raise UserError(f"{place(low)}: the timestamp {shown(times[low])} is before 1970; correct it.")
     if times[high] >= LATEST * per_second:
         fits = [u for u, p in PER_SECOND.items() if EARLIEST * p <= times[high] < LATEST * p and unit != "date"]
-        hint = f"; perhaps they are {NAMES[fits[0]]} (data.time_unit={fits[0]})" if fits else "; mend it"
+        hint = f"; perhaps they are {NAMES[fits[0]]} (data.time_unit={fits[0]})" if fits else "; correct it"
         read = f" read as {NAMES[unit]}" if unit in NAMES else ""
         raise UserError(f"{place(high)}: the timestamp {shown(times[high])}{read} is past the year 2100{hint}.")
 

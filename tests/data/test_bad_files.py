@@ -45,11 +45,11 @@ def test_bad_lines_of_a_damaged_archive_are_not_blamed(tmp_path: Path) -> None:
 def test_the_first_of_several_bad_lines_is_reported(tmp_path: Path) -> None:
     lines = lines_of(".csv")
     path = stored(tmp_path / "log.csv", [*lines[:9], b"", *lines[9:20], b"u1,i1,1,9", *lines[20:]], ".csv")
-    refuses(path, tmp_path, f"{path}, line 10: it is blank; mend or remove the line.")
+    refuses(path, tmp_path, f"{path}, line 10: it is blank; correct or remove the line.")
     # Blank lines at the end of a part are none.
     stored(tmp_path / "log/a.csv", [*lines, b"", b""], ".csv")
     second = stored(tmp_path / "log/b.csv", [*lines[:20], b"u1,i1,1,9", *lines[20:]], ".csv")
-    refuses(second.parent, tmp_path, f"{second}, line 21: it has 4 values instead of 3; mend or remove the line.")
+    refuses(second.parent, tmp_path, f"{second}, line 21: it has 4 values instead of 3; correct or remove the line.")
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])

@@ -12,7 +12,7 @@ from logs import EARLY, HEAD, JSON_LINES, LATE, ROWS, SEPARATED, START, lines_of
 # Of a line `{s}` stands between the values; the same words are asked for wherever the line stands.
 BAD_LINES = {
     "too few values": ("u1{s}i1", "the timestamp is empty"),
-    "too many values": ("u1{s}i1{s}1{s}9", "it has 4 values instead of 3; mend or remove the line"),
+    "too many values": ("u1{s}i1{s}1{s}9", "it has 4 values instead of 3; correct or remove the line"),
     "unclosed quote": ('u1{s}"i1{s}1600000000', "its quotes are not closed or misplaced"),
     "text after a quote": ('u1{s}"i1"x{s}1600000000', "its quotes are not closed or misplaced"),
     "quote within a value": ('u1{s}5" pipe{s}1600000000', "its quotes are not closed or misplaced"),

@@ -100,7 +100,7 @@ def test_an_encoding(encoding: str, ending: str, tmp_path: Path) -> None:
 
 def test_another_encoding_than_the_stated_one(tmp_path: Path) -> None:
     path = stored(tmp_path / "log.csv", [line.replace(b"u1", b"caf\xe9") for line in lines_of(".csv")], ".csv")
-    hint = "it is not UTF-8 text; state data.encoding, such as latin-1, or mend or remove the line."
+    hint = "it is not UTF-8 text; state data.encoding, such as latin-1, or correct or remove the line."
     refuses(path, tmp_path, f"{path}, line 3: {hint}")
     refuses(path, tmp_path, f"{path} is not ascii text (byte ", "; state its own data.encoding.", encoding="ascii")
 

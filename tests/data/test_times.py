@@ -100,9 +100,9 @@ def test_a_stated_format(
     [
         (
             {"date_format": "%d.%m.%Y"},
-            "line 2: the timestamp '1600000000' is not of data.date_format=%d.%m.%Y; mend it",
+            "line 2: the time '1600000000' is not of data.date_format=%d.%m.%Y; correct it",
         ),
-        ({"date_format": "%Y %H"}, "data.date_format=%Y %H cannot be used (an hour needs its minutes); mend it."),
+        ({"date_format": "%Y %H"}, "data.date_format=%Y %H cannot be used (an hour needs its minutes); correct it."),
         ({"date_format": "dd.mm"}, "date_format=dd.mm must hold signs such as %Y-%m-%d"),
         ({"date_format": "%Y %Z"}, "date_format=%Y %Z reads no zone: write its letters"),
         ({"date_format": "%Y", "time_unit": "s"}, "date_format=%Y says that timestamps are dates, so leave time_unit"),
