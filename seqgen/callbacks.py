@@ -1,7 +1,6 @@
 """Callbacks of every run: noise that a resumed run repeats, a best checkpoint that survives it, and the record."""
 
 import contextlib
-import math
 import os
 import shutil
 import time
@@ -155,8 +154,6 @@ class Recorder(L.Callback):
         self.epoch_s.append(now[0] - self.started[0])
         self.epoch_cpu_s.append(now[1] - self.started[1])
         logged = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
-        if math.isnan(logged.get("train/loss", 0.0)) and not any(math.isnan(e["train/loss"]) for e in self.history):
-            print(f"Warning: the training loss is NaN in epoch {trainer.current_epoch}: try a smaller optimizer.lr.")
         self.history.append({"epoch": trainer.current_epoch, **logged, **self.validated})
         self.record.update(history=self.history, epochs=trainer.current_epoch + 1, **self._costs(trainer))
 

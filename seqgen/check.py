@@ -1,11 +1,18 @@
 """What cannot work in a composed configuration, refused before anything is built.
 
-A key that nothing reads, a value of the wrong type, a choice without effect, a combination that would fail late.
+A key that nothing reads, a value of the wrong type, a choice without effect, a combination that would fail late, a run
+that would finish without meaning, a folder that another run has.
 """
 
+import datetime
+import functools
+import json
+import math
 import netrc
 import os
+import pkgutil
 import re
+import socket
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +20,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from seqgen.config import CONFIG_DIR, choices, is_sweep, plain
+from seqgen.config import choices, choose, is_sweep, named_by_the_user, options, plain, sweeps_over
 from seqgen.errors import UserError, nearest
 from seqgen.metric_table import METRICS, row_of
 from seqgen.signatures import check_node, check_type
@@ -32,6 +39,95 @@ RUN_KEYS: dict[str, Any] = {
 # Groups that build nothing by themselves: something else must refer to them, or they have no effect.
 REFERRED_GROUPS = ("diffusion", "attention", "loss", "optimizer", "scheduler")
 GROUPS = ("data", *REFERRED_GROUPS, "model", "trainer", "callbacks", "logger")
+OPTIONAL_GROUPS = (*REFERRED_GROUPS, "callbacks", "logger")
+# Groups that build nothing, with their keys.
+FIXED_KEYS: dict[str, dict[str, Any]] = {
+    "metrics": {"k": list[int]},
+    "paths": {"data_dir": str, "cache_dir": str, "output_dir": str},
+}
+
+
+def check_shape(cfg: DictConfig) -> None:
+    """Refuse a configuration that lacks a key or a group of the run, or its folder, before anything is read from it.
+
+    Raises:
+        UserError: Names the key or group.
+    """
+    raw = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(raw, dict)
+    for key in RUN_KEYS:
+        if key not in raw:
+            raise UserError(f"{key} is not given: set {key}=.")
+    for group in (*GROUPS, *FIXED_KEYS):
+        node = raw.get(group)
+        if (isinstance(node, dict) and node) or (group in raw and node is None and group in OPTIONAL_GROUPS):
+            continue
+        listed = [option for option in options(group) if option != "none" or group in OPTIONAL_GROUPS]
+        advice = f"choose one of {', '.join(listed)}" if listed else f"it holds {', '.join(FIXED_KEYS[group])}"
+        raise UserError(f"{group}={node} is not a group of settings; {advice}.")
+    for group, hints in FIXED_KEYS.items():
+        known = [f"{group}.{name}" for name in hints]
+        for key in raw[group]:
+            if key not in hints:
+                raise UserError(f"{group}.{key} is a key that nothing reads; choose one of {', '.join(known)}.")
+        for key, hint in hints.items():
+            if key not in raw[group]:
+                raise UserError(f"{group}.{key} is not given: set {group}.{key}=.")
+            check_type(f"{group}.{key}", plain(cfg[group])[key], hint)
+
+
+def drop_unused(cfg: DictConfig) -> None:
+    """In a job of a sweep over models, take out what its model has no use for, and print so; alone it is refused."""
+    if not sweeps_over("model", "experiment"):
+        return
+    referred = _referred(cfg)
+    for group in REFERRED_GROUPS:
+        if cfg.get(group) is not None and group not in referred:
+            _say(f"model={choices()['model']} has no use for {group}={choices()[group]}: its jobs have {group}=none.")
+            cfg[group] = None
+            choose(group, "none")
+    if cfg.compile and "optimizer" not in referred:
+        _say(f"model={choices()['model']} has no use for compile=true: its jobs have compile=false.")
+        cfg.compile = False
+
+
+@functools.cache
+def _say(text: str) -> None:
+    """Print a line, once for all jobs of a sweep."""
+    print(text)
+
+
+def check_folder(cfg: DictConfig) -> None:
+    """Refuse the folder of a run that is going on in another process, or of a finished one that is not resumed there.
+
+    Raises:
+        UserError: Names the folder.
+    """
+    folder = Path(cfg.paths.output_dir)
+    try:
+        there = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or none of ours
+        return
+    if not isinstance(there, dict):
+        return
+    pid = there.get("pid")
+    if there.get("status") == "running" and there.get("host") == socket.gethostname() and _is_another_process(pid):
+        raise UserError(f"{folder} is the folder of a run that is going on (process {pid}); choose another folder.")
+    resumed = cfg.train and cfg.ckpt_path is not None and folder.resolve() in Path(cfg.ckpt_path).resolve().parents
+    if there.get("status") == "finished" and not resumed:
+        raise UserError(f"{folder} holds a finished run, which would be lost; choose another folder, or remove it.")
+
+
+def _is_another_process(pid: Any) -> bool:
+    if not isinstance(pid, int) or pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is there, and somebody else's
+        return True
+    return True
 
 
 def check(cfg: DictConfig) -> None:
@@ -42,29 +138,96 @@ def check(cfg: DictConfig) -> None:
     """
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise UserError(f"{missing[0]} is not given: set {missing[0]}=.")
+    check_shape(cfg)
+    _check_numbers(OmegaConf.to_container(cfg, resolve=False), "")
     _check_run_keys(cfg)
     _check_groups(cfg)
     container = plain(cfg)
-    for group in GROUPS:
-        if isinstance(container.get(group), dict):
-            check_node(container[group], group)
+    _check_nodes(cfg, container)
     if not cfg.train and not cfg.test:
         raise UserError("train=false test=false leaves nothing to do; set one of them to true.")
     if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
         raise UserError(
             f"ckpt_path={cfg.ckpt_path} is not a file; name a checkpoint such as .../checkpoints/last.ckpt."
         )
-    epochs = cfg.trainer.get("max_epochs")
-    if epochs is None or epochs < 1:
-        raise UserError(f"trainer.max_epochs={epochs} must be at least 1: warm-ups and schedules count in epochs.")
-    if (cfg.trainer.get("min_epochs") or 0) > epochs:
-        raise UserError(f"trainer.min_epochs={cfg.trainer.min_epochs} is above trainer.max_epochs={epochs}.")
+    _check_trainer(cfg)
     _check_monitors(cfg, container)
-    if cfg.test and cfg.trainer.get("limit_test_batches") == 0:
-        raise UserError("trainer.limit_test_batches=0 leaves nothing to test; set test=false.")
     check_wandb(cfg)
     if "hparams_search" in choices() and not is_sweep():
         raise UserError("hparams_search= has no effect on a single run; add --multirun.")
+
+
+def _check_numbers(node: Any, path: str) -> None:
+    """Refuse numbers that no setting can have, wherever they stand."""
+    if isinstance(node, dict | list):
+        for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+            _check_numbers(value, f"{path}.{name}" if path else str(name))
+    elif isinstance(node, float) and not math.isfinite(node):
+        raise UserError(f"{path}={node} must be a finite number.")
+    elif isinstance(node, int) and abs(node) >= 2**63:
+        raise UserError(f"{path} must be a smaller number: one of 64 bits.")
+
+
+def _check_nodes(cfg: DictConfig, container: dict[str, Any]) -> None:
+    """Hold all groups against the signatures of what they build."""
+    import pytorch_lightning as L
+    from pytorch_lightning.loggers import Logger
+
+    from seqgen.data.datamodule import SequenceDataModule
+    from seqgen.model.base import SequentialRecommender
+    from seqgen.model.encoded import EncodedRecommender
+
+    made = {"data": SequenceDataModule, "model": SequentialRecommender, "trainer": L.Trainer}
+    made |= {f"callbacks.{name}": L.Callback for name in container["callbacks"] or {}}
+    made |= {f"logger.{name}": Logger for name in container["logger"] or {}}
+    with named_by_the_user(cfg):
+        # By its own keys first: the sentence about a copy, as `model.loss`, would propose keys of the copy.
+        for group in filter(container.get, REFERRED_GROUPS):
+            check_node(container[group], group)
+        for key, product in made.items():
+            group, _, name = key.partition(".")
+            node = container[group][name] if name else container[group]
+            check_node(node, key, product, given=("catalog",) if key == "model" else ())
+    read, given = container["model"].get("max_len"), container["data"].get("max_len")
+    model = pkgutil.resolve_name(container["model"]["_target_"])
+    encoded = isinstance(model, type) and issubclass(model, EncodedRecommender)
+    if encoded and isinstance(read, int) and isinstance(given, int) and read < given:
+        raise UserError(f"model.max_len={read} is below data.max_len={given}; set data.max_len, which both follow.")
+
+
+def _check_trainer(cfg: DictConfig) -> None:
+    """Refuse limits under which a run would finish without training or testing anything."""
+    trainer = cfg.trainer
+    epochs = trainer.get("max_epochs")
+    if epochs is None or epochs < 1:
+        raise UserError(f"trainer.max_epochs={epochs} must be at least 1: warm-ups and schedules count in epochs.")
+    if (trainer.get("min_epochs") or 0) > epochs:
+        raise UserError(f"trainer.min_epochs={trainer.min_epochs} is above trainer.max_epochs={epochs}.")
+    if cfg.train:
+        for key in ("limit_train_batches", "max_steps"):
+            if trainer.get(key) == 0:
+                raise UserError(f"trainer.{key}={trainer[key]} leaves nothing to train; raise it, or set train=false.")
+        _check_max_time(plain(trainer).get("max_time"))
+    without = {"gradient_clip_val": "gradients are not clipped", "val_check_interval": "once an epoch"}
+    for key, otherwise in without.items():
+        value = trainer.get(key)
+        if value is not None and value <= 0:
+            raise UserError(f"trainer.{key}={value} must be above 0, or null: {otherwise}.")
+    if cfg.test and trainer.get("limit_test_batches") == 0:
+        raise UserError("trainer.limit_test_batches=0 leaves nothing to test; set test=false.")
+
+
+def _check_max_time(value: Any) -> None:
+    if value is None:
+        return
+    parts = re.fullmatch(r"(\d+):(\d+):(\d+):(\d+)", value) if isinstance(value, str) else None
+    try:
+        named = zip(("days", "hours", "minutes", "seconds"), map(int, parts.groups()), strict=True) if parts else value
+        length = datetime.timedelta(**dict(named))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"trainer.max_time={value} must be days:hours:minutes:seconds, such as 00:01:30:00.") from error
+    if length.total_seconds() <= 0:
+        raise UserError(f"trainer.max_time={value} leaves no time to train; raise it, or set train=false.")
 
 
 def _check_monitors(cfg: DictConfig, container: dict[str, Any]) -> None:
@@ -83,16 +246,20 @@ def _check_monitors(cfg: DictConfig, container: dict[str, Any]) -> None:
         if row is not None and mode == ("max" if row.smaller_is_better else "min"):
             better, counts = ("small", "largest") if row.smaller_is_better else ("large", "smallest")
             raise UserError(f"{key}={value} is better when {better}, but the {counts} counts as best; choose another.")
-    if len(monitors(container)) > 1 and cfg.trainer.get("limit_val_batches") == 0 and cfg.train:
-        raise UserError(
-            "trainer.limit_val_batches=0 leaves callbacks without the metric they watch; use callbacks=none."
-        )
+    every, epochs = cfg.trainer.get("check_val_every_n_epoch"), cfg.trainer.max_epochs
+    unvalidated = {"limit_val_batches": cfg.trainer.get("limit_val_batches") == 0}
+    unvalidated["check_val_every_n_epoch"] = every is not None and every > epochs
+    for key, without in unvalidated.items():
+        if without and len(monitors(container)) > 1 and cfg.train:
+            raise UserError(
+                f"trainer.{key}={cfg.trainer[key]} leaves callbacks without the metric they watch; use callbacks=none."
+            )
 
 
 def monitors(container: dict[str, Any]) -> dict[str, str]:
     """The metrics that a plain configuration has watched, by key."""
     nodes = (container["callbacks"] or {}).items()
-    own = {f"callbacks.{name}.monitor": node["monitor"] for name, node in nodes if node.get("monitor")}
+    own = {f"callbacks.{name}.monitor": node["monitor"] for name, node in nodes if node.get("monitor") is not None}
     return {"monitor": container["monitor"], **own}
 
 
@@ -114,7 +281,7 @@ def check_wandb(cfg: DictConfig) -> None:
 
 
 def _check_run_keys(cfg: DictConfig) -> None:
-    known = [*RUN_KEYS, *GROUPS, "metrics", "paths"]
+    known = [*RUN_KEYS, *GROUPS, *FIXED_KEYS]
     for key in map(str, cfg):
         if key not in known:
             raise UserError(f"{key} is a key that nothing reads{nearest(key, known)}; remove it.")
@@ -122,17 +289,11 @@ def _check_run_keys(cfg: DictConfig) -> None:
     assert isinstance(container, dict)
     for key, hint in RUN_KEYS.items():
         check_type(key, container.get(key), hint)
-    for group, names in {"metrics": ["k"], "paths": ["data_dir", "cache_dir", "output_dir"]}.items():
-        for key in container[group]:
-            if key not in names:
-                known = [f"{group}.{name}" for name in names]
-                raise UserError(f"{group}.{key} is a key that nothing reads; choose one of {', '.join(known)}.")
     for group in ("callbacks", "logger"):
         for name, node in (container[group] or {}).items():
             if not isinstance(node, dict) or "_target_" not in node:
                 raise UserError(f"{group}.{name} builds nothing: it has no _target_; remove it.")
     lengths = container["metrics"]["k"]
-    check_type("metrics.k", lengths, list[int])
     if not lengths or min(lengths) < 1:
         raise UserError(f"metrics.k={lengths} must hold at least one list length, each at least 1.")
     if not 0 <= cfg.seed < 2**32:
@@ -140,9 +301,7 @@ def _check_run_keys(cfg: DictConfig) -> None:
 
 
 def _check_groups(cfg: DictConfig) -> None:
-    raw = OmegaConf.to_container(cfg, resolve=False)
-    assert isinstance(raw, dict)
-    referred = {group: by for by, node in raw.items() for group in _references(node)}
+    referred = _referred(cfg)
     chosen = choices()
     for group in REFERRED_GROUPS:
         option, model = chosen.get(group, "none"), chosen.get("model")
@@ -150,8 +309,15 @@ def _check_groups(cfg: DictConfig) -> None:
             nested = [f", or {name}={option}" for name in chosen if name.startswith(f"{group}@")]
             raise UserError(f"{group}={option} has no effect on model={model}; choose {group}=none{''.join(nested)}.")
         if cfg.get(group) is None and group in referred and group != "scheduler":
-            options = sorted(path.stem for path in Path(CONFIG_DIR, group).glob("*.yaml") if path.stem != "none")
-            raise UserError(f"model={model} needs {group}=; choose one of {', '.join(options)}.")
+            listed = ", ".join(option for option in options(group) if option != "none")
+            raise UserError(f"model={model} needs {group}=; choose one of {listed}.")
+
+
+def _referred(cfg: DictConfig) -> set[str]:
+    """The groups that another node refers to."""
+    raw = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(raw, dict)
+    return {group for node in raw.values() for group in _references(node)}
 
 
 def _references(node: Any) -> Iterator[str]:

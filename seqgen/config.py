@@ -8,6 +8,7 @@ import functools
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,9 +17,10 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from seqgen.errors import SettingError, UserError, nearest
@@ -54,6 +56,11 @@ def choices() -> dict[str, str]:
     return {group: str(o) for group, o in chosen.items() if o not in (None, "None") and "/" not in group}
 
 
+def options(group: str) -> list[str]:
+    """The options of a group that seqgen's own YAML files are."""
+    return sorted(path.stem for path in Path(CONFIG_DIR, group).glob("*.yaml"))
+
+
 def overrides() -> list[str]:
     """Overrides of the command line."""
     return list(HydraConfig.get().overrides.task)
@@ -62,6 +69,25 @@ def overrides() -> list[str]:
 def is_sweep() -> bool:
     """Whether this run is one job of a --multirun."""
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+def sweeps_over(*groups: str) -> bool:
+    """Whether this run is a job of a --multirun that goes through several choices of one of these groups."""
+    if not is_sweep():
+        return False
+    swept = {str(key): str(values) for key, values in (HydraConfig.get().sweeper.get("params") or {}).items()}
+    given = [argument for argument in sys.argv[1:] if argument.partition("=")[0] in groups]
+    parsed = OverridesParser.create().parse_overrides(
+        [*given, *(f"{key}={swept[key]}" for key in groups if key in swept)]
+    )
+    return any(override.is_sweep_override() for override in parsed)
+
+
+def choose(group: str, option: str) -> None:
+    """Change the choice of a group after the configuration is composed."""
+    hydra: Any = HydraConfig.get()
+    with read_write(hydra), open_dict(hydra):
+        hydra.runtime.choices[group] = option
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -97,6 +123,7 @@ def build(cfg: DictConfig, key: str, *, trust: Collection[str] | None = None, **
             raise UserError(_whole(cfg, f"{built[1] if built else key}.{error.__cause__}")) from error
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
+        _refuse(error.__cause__ or error, *_place(cfg, key, str(error)))
         raise
     if not callable(make):
         return make
@@ -105,10 +132,30 @@ def build(cfg: DictConfig, key: str, *, trust: Collection[str] | None = None, **
     try:
         with settings_of(cfg, key):
             return make(**more)
-    except (ValueError, TypeError) as error:
-        if isinstance(error, UserError) or str(cfg[key]["_target_"]).startswith("seqgen."):
-            raise
-        raise UserError(f"{key}: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        if not isinstance(error, UserError):
+            _refuse(error, key, str(cfg[key]["_target_"]))
+        raise
+
+
+def _place(cfg: DictConfig, key: str, text: str) -> tuple[str, str]:
+    """The key a user sets, and the class or function, of what failed inside a node."""
+    built, target = re.search(r"full_key: (\S+)\s*$", text), re.search(r"target '([\w.]+)'", text)
+    return _whole(cfg, built[1] if built else key), target[1] if target else ""
+
+
+def _refuse(error: BaseException | None, key: str, target: str) -> None:
+    """Say in one sentence why a constructor failed, unless the failure is one of ours that needs its trace."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ImportError):
+        raise UserError(f"{key} needs a package that is not installed: {text}") from error
+    misconfigured = type(error).__name__ == "MisconfigurationException"  # Lightning's; known without its import
+    incomplete = isinstance(error, TypeError) and re.search(r"missing \d+ required", text) is not None
+    # The last one is Hydra's own refusal of a target.
+    kinds = (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, OSError, AttributeError, HydraException)
+    of_others = not target.startswith("seqgen.") and isinstance(error, kinds) and not too_large(error)
+    if misconfigured or incomplete or of_others:
+        raise UserError(f"{key}: {text}") from error
 
 
 def _refuse_foreign(node: Any, path: str, trust: Collection[str]) -> None:
@@ -177,12 +224,24 @@ def settings_of(cfg: DictConfig, key: str) -> Iterator[None]:
         raise UserError(_whole(cfg, f"{key}.{error}")) from error
 
 
+@contextlib.contextmanager
+def named_by_the_user(cfg: DictConfig) -> Iterator[None]:
+    """Give a refusal that begins with a whole key the key that a user sets, as `loss` for its copy `model.loss`.
+
+    Raises:
+        UserError: The refusal.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(_whole(cfg, str(error))) from error
+
+
 def _whole(cfg: DictConfig, text: str) -> str:
     """Replace nodes that are copies of others, as `model.attention` of `attention`, in the key a text begins with."""
     path, node = list[str](), cfg
     key = re.match(r"[\w.]*", text)[0]  # type: ignore[index]
-    *parents, name = key.split(".")
-    for part in parents:
+    for part in key.split("."):
         path.append(part)
         if not OmegaConf.is_dict(node) or part not in node:
             continue
@@ -191,7 +250,7 @@ def _whole(cfg: DictConfig, text: str) -> str:
         if copied := re.fullmatch(r"\$\{([\w.]+)\}", str(raw[part])):
             path = copied[1].split(".")
         node = node[part]
-    return ".".join([*path, name]) + text.removeprefix(key)
+    return ".".join(path) + text.removeprefix(key)
 
 
 _failure: list[Exception] = []
@@ -209,7 +268,7 @@ def kept(task: Callable[[DictConfig], T], cfg: DictConfig) -> T | None:
 
 
 def command(hydra_main: Callable[[], Any]) -> None:
-    """A command line: for an error that the user can mend, one sentence and exit code 1."""
+    """A command line: for an error that the user can correct, one sentence and exit code 1."""
     # Hydra must not print errors itself. The processes that DDP starts inherit both variables.
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1" and "SEQGEN_SENTENCES" not in os.environ
     if not wants_trace:
@@ -228,7 +287,7 @@ def command(hydra_main: Callable[[], Any]) -> None:
 
 
 def sentence(error: BaseException, arguments: Sequence[str]) -> str | None:
-    """The one sentence for an error that the user can mend, or None for one that is ours.
+    """The one sentence for an error that the user can correct, or None for one that is ours.
 
     Args:
         error: What was raised.
@@ -238,17 +297,51 @@ def sentence(error: BaseException, arguments: Sequence[str]) -> str | None:
     if isinstance(error, UserError):
         return text
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} cannot be read as key=value; quote it where it holds brackets, commas or spaces."
+        return _unread_sentence(str(error.override), arguments)
+    if type(error) is ValueError and text.startswith("Config group override must be"):  # Hydra's, of `logger=null`
+        return _group_sentence(arguments)
+    if too_large(error):
+        return f"This needs more memory than there is; set smaller sizes or batches ({' '.join(text.split())[:200]})."
     # Recognised by its name, so that an error at the command line does not wait for the import of Lightning.
     if type(error).__name__ == "MisconfigurationException":
         return f"trainer: {' '.join(text.split())}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
-    if isinstance(error, InstantiationException):  # a constructor failed otherwise than by a bad value
+    if isinstance(error, InstantiationException):  # a constructor of ours failed otherwise than by a bad value
         return None
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _hydra_sentence(text, arguments)
     return None
+
+
+def too_large(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, says that something does not fit into memory."""
+    if error is None:
+        return False
+    words = r"out of memory|can't allocate memory|Storage size calculation overflowed|Unable to allocate"
+    return isinstance(error, MemoryError) or bool(re.search(words, str(error))) or too_large(error.__cause__)
+
+
+def _unread_sentence(override: str, arguments: Sequence[str]) -> str:
+    """The sentence for an argument that Hydra's grammar cannot read."""
+    key, equals, value = override.partition("=")
+    if equals and not key.isascii():
+        return f"{key} is not a key of this configuration{nearest(key, _known_keys(arguments))}."
+    if strange := next((letter for letter in value if not letter.isascii()), None):
+        quoted = f"""'{key}="{value}"'""" if re.fullmatch(r"[^\[\]{}'\",]*", value) else """'tags=["größe"]'"""
+        return f"{override!r} cannot be read: a text with a letter such as {strange} needs quotes of its own: {quoted}."
+    return f"{override!r} cannot be read as key=value; quote it where it holds brackets, commas or spaces."
+
+
+def _group_sentence(arguments: Sequence[str]) -> str:
+    """The sentence for a value such as null where the name of an option is needed."""
+    for argument in arguments:
+        group, _, option = argument.lstrip("+~").partition("=")
+        if not group:
+            return _unread_sentence(argument, arguments)
+        if (known := options(group)) and option not in known and "," not in option:
+            return f"{group}={option} does not exist; choose one of {', '.join(known)}."
+    return "A group is set to something that is no option; choose one by its name (see --help)."
 
 
 def _hydra_sentence(text: str, arguments: Sequence[str]) -> str:
@@ -268,9 +361,11 @@ def _hydra_sentence(text: str, arguments: Sequence[str]) -> str:
 def _known_keys(arguments: Sequence[str]) -> list[str]:
     """All keys of the configuration that the group choices of a command line give."""
     chosen = [a for a in arguments if re.match(r"\w+=[\w-]+$", a) and Path(CONFIG_DIR, a.split("=")[0]).is_dir()]
+    chosen += [a for a in arguments if a.startswith("hydra.searchpath=")]
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        # What there is to warn of was warned of when the command line was composed.
+        with warnings.catch_warnings(action="ignore"), initialize_config_dir(CONFIG_DIR, version_base="1.3"):
             cfg = hydra_compose("config", chosen)
     except HydraException:
         return []

@@ -1,4 +1,4 @@
-"""Errors that the user can mend, each one sentence, and the word that was probably meant."""
+"""Errors that the user can correct, each one sentence, and the word that was probably meant."""
 
 import contextlib
 import difflib
@@ -34,7 +34,7 @@ def argument(name: str) -> Iterator[None]:
 
 
 def check_sizes(**sizes: int) -> None:
-    """Refuse sizes and counts below 1.
+    """Refuse sizes and counts below 1, and those that nothing could hold.
 
     Raises:
         SettingError: Names the first of them.
@@ -42,6 +42,8 @@ def check_sizes(**sizes: int) -> None:
     for name, value in sizes.items():
         if value < 1:
             raise SettingError(f"{name}={value} must be at least 1.")
+        if value >= 2**31:
+            raise SettingError(f"{name}={value} must be below {2**31}.")
 
 
 def check_weights(**weights: float) -> None:

@@ -20,7 +20,7 @@ from seqgen.errors import UserError
 from seqgen.metric_table import METRICS
 
 UNIT = 36  # distances are whole multiples of 2 ** -36: their sums are exact in any order, for 2 ** 27 lists or pairs
-ELEMENTS = 2**24  # of the largest tensor that an update may build
+ELEMENTS = 2**24  # of the largest tensor that an update, or a sort of tied rows, may build
 
 
 def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
@@ -45,9 +45,9 @@ def top_items(scores: Tensor, k: int) -> Tensor:
     tied = values[:, k - 1] == values[:, k_more - 1] if k_more > k else torch.zeros_like(values[:, 0], dtype=torch.bool)
     if bool(tied.any()):
         # torch.topk leaves open which of equal scores it takes; a stable sort takes the lowest ids.
-        values[tied], items[tied] = (
-            part[:, :k_more] for part in scores[tied].sort(dim=1, descending=True, stable=True)
-        )
+        for rows in tied.nonzero()[:, 0].split(max(1, ELEMENTS // scores.shape[1])):
+            ordered = scores[rows].sort(dim=1, descending=True, stable=True)
+            values[rows], items[rows] = ordered.values[:, :k_more], ordered.indices[:, :k_more]
     values, items = values[:, :k], items[:, :k]
     by_id = items.argsort(dim=1)
     values, items = values.gather(1, by_id), items.gather(1, by_id)

@@ -13,7 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 from seqgen import config
-from seqgen.check import check
+from seqgen.check import check, check_folder, check_shape, drop_unused
 
 if TYPE_CHECKING:  # torch is imported inside `run`, so that --help and tab completion answer at once
     from seqgen.data.datamodule import SequenceDataModule
@@ -42,6 +42,10 @@ def run(cfg: DictConfig) -> float:
     summary.quiet()
     started = time.perf_counter()
     first = getattr(rank_zero_only, "rank", 0) == 0
+    check_shape(cfg)
+    drop_unused(cfg)
+    if first:
+        check_folder(cfg)
     settings = config.plain(cfg)
     record = RunRecord(
         Path(cfg.paths.output_dir),
@@ -82,7 +86,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
 
 
 def main() -> None:
-    """The command line: for an error that the user can mend, one sentence and exit code 1."""
+    """The command line: for an error that the user can correct, one sentence and exit code 1."""
     config.command(_hydra_main)
 
 

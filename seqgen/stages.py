@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as L
 from omegaconf import DictConfig
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 
 from seqgen import config, summary
@@ -14,6 +15,7 @@ from seqgen.check import monitors
 from seqgen.checkpoint import read_checkpoint, refuse_changed_settings
 from seqgen.data.datamodule import SequenceDataModule
 from seqgen.errors import UserError
+from seqgen.finite import StopAtNonFinite
 from seqgen.metric_table import METRICS, row_of
 from seqgen.model.base import SequentialRecommender
 from seqgen.results import RunRecord
@@ -33,13 +35,13 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
     if not model.trainable and str(cfg.trainer.precision) in ("16-true", "bf16-true"):
         name = config.choices()["model"]
         raise UserError(f"trainer.precision={cfg.trainer.precision} rounds the scores of model={name} to ties.")
-    loggers = list(config.build(cfg, "logger").values()) if cfg.logger else []
-    callbacks = list(config.build(cfg, "callbacks").values()) if cfg.callbacks and model.trainable else []
+    loggers = _built(cfg, "logger", Logger) if cfg.logger else []
+    callbacks = _built(cfg, "callbacks", L.Callback) if cfg.callbacks and model.trainable else []
     trainer: L.Trainer = config.build(
         cfg,
         "trainer",
         logger=loggers or False,
-        callbacks=[StepSeed(cfg.seed), Recorder(record), *callbacks],
+        callbacks=[StepSeed(cfg.seed), StopAtNonFinite(), Recorder(record), *callbacks],
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,  # the data module shards batches itself, without duplicates
     )
@@ -64,6 +66,16 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
     if "wandb" in (cfg.logger or {}):
         summarise_best(trainer.loggers, cfg.metrics.k)
     return trainer
+
+
+def _built(cfg: DictConfig, group: str, kind: type) -> list[Any]:
+    """The parts of a group; a function that makes one may have said nothing of what it makes."""
+    parts = config.build(cfg, group)
+    for name, part in parts.items():
+        if not isinstance(part, kind):
+            target = cfg[group][name]["_target_"]
+            raise UserError(f"{group}.{name}._target_={target} does not make a {kind.__name__}, but {part!r}.")
+    return list(parts.values())
 
 
 def summarise_best(loggers: Sequence[Any], lengths: Sequence[int]) -> None:

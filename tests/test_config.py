@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bad_settings import AT_ONCE, BAD_SETTINGS, WRONG_VALUES, places
 from conftest import QUIET, ROOT, TINY
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from seqgen import config
 from seqgen.check import check
@@ -18,6 +19,7 @@ from seqgen.metric_table import row_of
 CONF = ROOT / "conf"
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != "local")
 # What is left chooses nothing to build, or runs in sweeps only.
+HOSTS = dict.fromkeys(("attention", "loss", "optimizer", "scheduler", "model"), "sasrec") | {"diffusion": "cddrec"}
 BUILDING = [(g, o) for g, o in OPTIONS if g not in ("paths", "hydra", "hparams_search") and o != "none"]
 
 
@@ -96,141 +98,44 @@ def test_precedence_is_command_line_then_experiment_then_model_then_root(tmp_pat
     assert compose(tmp_path, "experiment=mqsa_ted_beauty", "optimizer.weight_decay=0.5").optimizer.weight_decay == 0.5
 
 
-@pytest.mark.parametrize(
-    ("overrides", "told"),
-    [
-        (
-            ["model=popularity", "attention=vae"],
-            "attention=vae has no effect on model=popularity; choose attention=none",
-        ),
-        (["model=transition", "loss=bce"], "loss=bce has no effect on model=transition"),
-        (["model=oracle", "scheduler=cosine"], "scheduler=cosine has no effect on model=oracle"),
-        (
-            ["model=sasrec", "attention=none"],
-            "model=sasrec needs attention=; choose one of diffusion, hstu, linear, multi_query,",
-        ),
-        (["model=mqsa_ted", "loss=none"], "model=mqsa_ted needs loss=; choose one of bce, ce"),
-        (["model.hidden_dim=abc"], "model.hidden_dim=abc must be an integer"),
-        (["model.dropout=true"], "model.dropout=True must be a number"),
-        (["optimizer.lr=fast"], "optimizer.lr=fast must be a number"),
-        (["model.norm=first"], "model.norm=first must be query or post or pre"),
-        (["trainer.max_epochs=many"], "trainer.max_epochs=many must be an integer or null"),
-        (["trainer.max_epochs=0"], "trainer.max_epochs=0 must be at least 1"),
-        (["+model.hiden_dim=3"], "model.hiden_dim is not a key of seqgen.model.mqsa_ted.MQSATED; did you mean"),
-        (["+trainer.max_epoch=3"], "trainer.max_epoch is not a key of pytorch_lightning.Trainer; did you mean"),
-        (["+foo=1"], "foo is a key that nothing reads"),
-        (["+metrics.kk=1"], "metrics.kk is a key that nothing reads"),
-        (["seed=one"], "seed=one must be an integer"),
-        (["seed=-1"], "seed=-1 must lie between 0 and"),
-        (["tags=first"], "tags=first must be a list of str"),
-        (["compile=maybe"], "compile=maybe must be true or false"),
-        (["model=genatt", "model.inference.samples=2.5"], "model.inference.samples=2.5 must be an integer"),
-        (["model=genatt", "model.inference.samples=true"], "model.inference.samples=True must be an integer"),
-        (["model=genatt", "model.inference.temperature=hot"], "model.inference.temperature=hot must be a number"),
-        (["model=genatt", "+model.inference.draws=2"], "model.inference.draws is not a key of seqgen.layers.Inference"),
-        (["model=sasrec", "~model.inference.samples"], "model.inference.samples is"),
-        (["model=sasrec", "model.inference=null"], "model.inference=None must be"),
-        (["model=sasrec", "+model.extra_tokens=2"], "model.extra_tokens is not a key of seqgen.model.sasrec.SASRec"),
-        (["model=sasrec", "model.norm=both"], "model.norm=both must be query or post or pre"),
-        (
-            ["model=sasrec", "attention=vae", "attention.columns=slots"],
-            "attention.columns=slots must be rel",
-        ),
-        (
-            ["attention=diffusion", "attention.clean_map=zero"],
-            "attention.clean_map=zero must be",
-        ),
-        (["metrics.k=10"], "metrics.k=10 must be a list of int"),
-        (["metrics.k=[]"], "metrics.k=[] must hold at least one list length"),
-        (["metrics.k=[0,5]"], "metrics.k=[0, 5] must hold at least one list length, each at least 1"),
-        (["monitor=val/ndgc@10"], "no validation metric with K in metrics.k=[1, 5, 10, 20]; did you mean val/ndcg@10"),
-        (["monitor=val/ndcg@7"], "monitor=val/ndcg@7 is no validation metric"),
-        (["monitor=val/ild@1"], "monitor=val/ild@1 is no validation metric"),
-        (["monitor=val/gini@10"], "monitor=val/gini@10 is better when small, but the largest counts as best"),
-        (["monitor=val/popularity@5"], "monitor=val/popularity@5 is better when small, but the largest counts as"),
-        (["monitor=val/unhittable"], "monitor=val/unhittable is no validation metric"),
-        (
-            ["callbacks.early_stopping.mode=min"],
-            "callbacks.early_stopping.monitor=val/ndcg@10 is better when large, but the smallest counts as best",
-        ),
-        (
-            ["callbacks.early_stopping.monitor=val/gini@10"],
-            "callbacks.early_stopping.monitor=val/gini@10 is better when small, but the largest counts as best",
-        ),
-        (["ckpt_path=/no/such.ckpt"], "ckpt_path=/no/such.ckpt is not a file"),
-        (["train=false", "test=false"], "leaves nothing to do"),
-        (["+paths.foo=1"], "paths.foo is a key that nothing reads; choose one of paths.data_dir"),
-        (["+callbacks.foo=3"], "callbacks.foo builds nothing: it has no _target_"),
-        (
-            ["callbacks.early_stopping.monitor=val/foo"],
-            "callbacks.early_stopping.monitor=val/foo is no validation metric",
-        ),
-        (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 leaves callbacks without the metric"),
-        (["trainer.limit_test_batches=0"], "trainer.limit_test_batches=0 leaves nothing to test; set test=false"),
-        (["trainer.min_epochs=5", "trainer.max_epochs=1"], "trainer.min_epochs=5 is above trainer.max_epochs=1"),
-        (["optimizer.betas=[0.9]"], "optimizer.betas=[0.9] must be a list of 2"),
-        (["logger=wandb"], "logger=wandb needs an account: run `wandb login`, or set WANDB_API_KEY"),
-        (["hparams_search=mqsa_ted"], "hparams_search= has no effect on a single run; add --multirun"),
-        (["model._target_=seqgen.model.nowhere.Model"], "model._target_=seqgen.model.nowhere.Model cannot be imported"),
-    ],
-)
-def test_refused_before_anything_is_built(overrides: list[str], told: str, tmp_path: Path) -> None:
-    text = refusal(tmp_path, *overrides)
-    assert told in text
-    assert "\n" not in text
-
-
-@pytest.mark.parametrize(
-    ("overrides", "told"),
-    [
-        (["model=sasrec", "attention.num_heads=3"], "attention.num_heads=3 does not divide hidden_dim=64"),
-        (["attention.window=0"], "attention.window=0 must be at least 1"),
-        (["attention.alpha=1.5"], "attention.alpha=1.5 must lie in [0, 1]"),
-        (["model.dropout=1.0"], "model.dropout=1.0 must lie in [0, 1)"),
-        (["model.num_layers=0"], "model.num_layers=0 must be at least 1"),
-        (["model.temperature=0"], "model.temperature=0 must be a number above 0"),
-        (["model.time_span=0"], "model.time_span=0 must be at least 1"),
-        (["attention=vae", "attention.kl_weight=-1"], "attention.kl_weight=-1 must be a number of at least 0"),
-        (["metrics.k=[10,1000]"], "metrics.k=[10, 1000] must be list lengths between 1 and"),
-        (["data.batch_size=0"], "data.batch_size=0 must be at least 1"),
-        (["data.min_user_interactions=2"], "data.min_user_interactions=2 must be at least 3"),
-        (["data.stride=9", "data.windows=all"], "data.stride=9 must lie in 1 to max_len=8"),
-        (["data.source.num_categories=0"], "data.source.num_categories=0 must lie in 1 to num_items=40"),
-        (["model=cddrec", "diffusion.steps=0"], "diffusion.steps must be at least 1"),
-        (["attention=diffusion", "attention.schedule.steps=0"], "attention.schedule.steps must be at least 1"),
-        (
-            ["attention=diffusion", "diffusion@attention.schedule=sigmoid", "attention.schedule.temperature=0"],
-            "attention.schedule.temperature=0 must be a number above 0",
-        ),
-        (["data.min_item_interactions=999"], "no interaction is left after filtering"),
-        (["data=ml1m", "data.source.url=null", "paths.data_dir=/nowhere"], "needs the file /nowhere/ml-1m/ratings.dat"),
-        (["optimizer.lr=-1"], "optimizer or scheduler: Invalid learning rate"),
-        (["trainer.accelerator=abacus"], "trainer: "),
-        (
-            ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp_spawn"],
-            "trainer.strategy=ddp_spawn leaves the results in the processes it spawns; use trainer.strategy=ddp",
-        ),
-        (["+trainer.plugins=[]"], "trainer.plugins is set by the run itself; remove it"),
-        (["ckpt_path=README.md"], "README.md cannot be read as a checkpoint"),
-        (["train=false", "ckpt_path=README.md"], "README.md cannot be read as a checkpoint"),
-        (["train=false"], "train=false needs ckpt_path="),
-        (["model=popularity", "compile=true"], "compile=true has no effect"),
-        (["model=popularity", "ckpt_path=pyproject.toml"], "ckpt_path has no effect with model=popularity"),
-    ],
-)
-def test_refused_by_what_is_built(
-    overrides: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("overrides", "words"), BAD_SETTINGS, ids=[" ".join(case[0]) for case in BAD_SETTINGS])
+def test_a_bad_setting_is_refused_in_one_sentence(
+    overrides: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from seqgen.run import run
 
     monkeypatch.chdir(ROOT)
-    tiny = [] if overrides[0] == "data=ml1m" else TINY
-    with pytest.raises(Exception) as caught:  # noqa: PT011  (Lightning's own classes are among them)
+    if len(AT_ONCE) > BAD_SETTINGS.index((overrides, words)):
+        monkeypatch.setattr(config, "build", lambda *_, **__: pytest.fail("something was built"))
+    tiny = [] if "data=ml1m" in overrides else TINY
+    with pytest.raises(Exception) as caught:  # noqa: PT011  (Hydra's and Lightning's own classes are among them)
         run(compose(tmp_path, *tiny, *overrides))
-    text = config.sentence(caught.value, [])
+    text = config.sentence(caught.value, overrides)
     assert text is not None
-    assert told in text
+    assert words in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(("group", "option"), [case for case in BUILDING if case[0] in HOSTS])
+def test_no_value_of_a_key_ends_in_a_trace(group: str, option: str, tmp_path: Path) -> None:
+    given = compose(tmp_path, *TINY, f"model={HOSTS[group]}", f"{group}={option}")
+    catalog = config.build(given, "data").catalog
+    traces = {}
+    for key in places(OmegaConf.to_container(given[group], resolve=False), group):
+        for value in WRONG_VALUES:
+            cfg = given.copy()
+            parent, _, name = key.rpartition(".")
+            with open_dict(cfg):
+                (OmegaConf.select(cfg, parent) if parent else cfg)[name] = value
+            try:
+                check(cfg)
+                model = config.build_model(cfg, catalog=catalog)
+                if model.trainable:
+                    model.configure_optimizers()
+            except Exception as error:
+                if config.sentence(error, []) is None:
+                    traces[key, str(value)[:20]] = repr(error)
+    assert traces == {}
 
 
 @pytest.mark.slow

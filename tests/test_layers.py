@@ -253,6 +253,7 @@ def test_a_branch_that_draws_beside_one_that_does_not() -> None:
 MECHANISMS = sorted(path.stem for path in Path(config.CONFIG_DIR, "attention").glob("*.yaml") if path.stem != "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_an_encoder_is_traced_whole(name: str) -> None:
     """Without a break of the graph, which is what makes compile=true worth its time; and to the same numbers."""

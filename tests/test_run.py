@@ -161,14 +161,8 @@ def test_testing_a_checkpoint_that_does_not_fit_is_refused(
         start(tmp_path / "second", "train=false", f"ckpt_path={one_epoch}", *overrides)
 
 
-def test_a_diverged_run_is_told_and_its_record_is_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = start(tmp_path, "trainer.max_epochs=2", "optimizer.lr=1e20")
-    assert capsys.readouterr().out.count("the training loss is NaN") == 1
-    assert results["history"][1]["train/loss"] is None
-
-
 def test_testing_an_early_best_epoch_leaves_the_record_of_all(tmp_path: Path) -> None:
-    results = start(tmp_path, "trainer.max_epochs=3", "optimizer.lr=1e20")
+    results = start(tmp_path, "trainer.max_epochs=3", "optimizer.lr=0")
     assert results["best_epoch"] == 0  # no epoch brings a gain
     assert len(results["history"]) == len(results["timing"]["train_epoch_s"]) == results["epochs"] == 3
     checkpoint = f"ckpt_path={tmp_path}/checkpoints/last.ckpt"

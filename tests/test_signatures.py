@@ -1,6 +1,7 @@
 """Nodes are held against signatures, dataclasses and TypedDicts."""
 
 import pkgutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
@@ -102,6 +103,65 @@ def test_what_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"^model\._target_=seqgen\.nowhere\.Model cannot be imported: "):
         check_node({"_target_": "seqgen.nowhere.Model"}, "model")
+
+
+class Loss:
+    def __init__(self, *, make: Callable[[int], Decoder], rate: float | None, sizes: Sequence[int]) -> None:
+        pass
+
+
+class Called:
+    def __call__(self, number: int) -> Model:
+        return Model(decoder=decoder())
+
+
+def anything() -> Any:
+    return 3
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({}, None),
+        ({"make": {"_target_": f"{__name__}.anything"}}, None),  # which may be called, for all that is known
+        ({"make": 3}, "loss.make=3 must be a node with _target_ and _partial_: true."),
+        (
+            {"make": {"a": 1}},
+            "loss.make builds nothing: it has no _target_; it must be a node with _target_ and _part",
+        ),
+        ({"make": GOOD}, f"loss.make._target_={NAME} does not make a node with _target_ and _partial_: true."),
+        ({"make": {"_target_": NAME}}, "loss.make._partial_ must be true: the run itself gives heads, ffn_dim."),
+        (
+            {"make": {"_target_": f"{__name__}.Model", "_partial_": True}},
+            f"loss.make._target_={__name__}.Model does not make a node with _target_ and _partial_: true.",
+        ),
+        ({"rate": {"a": 1}}, "loss.rate={'a': 1} must be a number or null."),
+        ({"rate": {**GOOD, "_partial_": True}}, "loss.rate._partial_=True must be false: the part is built at once."),
+        ({"sizes": "12"}, "loss.sizes=12 must be a list of int."),
+        ({"_args_": [1]}, "loss._args_ is not read; give each argument by its name."),
+        ({"_convert_": "some"}, "loss._convert_=some must be none or partial or object or all."),
+        ({"_target_": 3}, "loss._target_=3 must be the full name of a class or function, such as package.Class."),
+        (
+            {"_target_": "x.GOOD"},
+            "loss._target_=x.GOOD is neither a class nor a function, so it builds nothing.",
+        ),
+    ],
+)
+def test_what_a_node_builds(change: dict[str, Any], text: str | None) -> None:
+    node = {"_target_": f"{__name__}.Loss", "make": {**GOOD, "_partial_": True}, "rate": 1.0, "sizes": [1]} | change
+    if text is None:
+        check_node(node, "loss", Loss)
+        return
+    with pytest.raises(UserError) as caught:
+        check_node(node, "loss", Loss)
+    assert str(caught.value).startswith(text)
+
+
+def test_a_node_is_complete_but_for_what_its_builder_gives() -> None:
+    node = {"_target_": NAME, "heads": 1}
+    with pytest.raises(UserError, match=r"^part\.ffn_dim is not given, but .*Decoder needs it\.$"):
+        check_node(node, "part", object)
+    check_node(node, "part", object, given=("ffn_dim",))
 
 
 @pytest.mark.parametrize(

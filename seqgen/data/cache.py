@@ -3,29 +3,39 @@
 The folder `<cache_dir>/<name>-<fingerprint>` holds `values.npy`, `offsets.npy` and, where times are known, `times.npy`
 (users ascending, each user's items oldest first), `users.parquet`, `items.parquet` and `meta.json`. The fingerprint
 covers the bytes of the raw files, the settings and `VERSION`, so a changed file or rule never meets an old cache.
+`meta.json` holds a checksum of every file, itself among them, compared whenever the set is read.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from seqgen.data.download import recorded
-from seqgen.data.sources import Source
 from seqgen.data.table import UNREADABLE
 from seqgen.errors import UserError
 
+if TYPE_CHECKING:  # of a source it looks at values alone
+    from seqgen.data.sources import Source
+
 VERSION = 2
+CHUNK = 2**20
+HALF = ".half"  # ends the name of a folder that is being written
+
+
+class BrokenError(Exception):
+    """A prepared set that is not as it was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +59,13 @@ class Prepared:
     meta: dict[str, Any]
 
 
-def fingerprint(source: Source, settings: dict[str, Any]) -> str:
-    """Hash of all that decides the content of a prepared set.
+def digests(source: "Source") -> list[str]:
+    """Hash of each raw file.
 
     Raises:
         UserError: A file is not the one that was downloaded.
     """
-    files = []
+    found = []
     for file in source.files:
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -63,9 +73,28 @@ def fingerprint(source: Source, settings: dict[str, Any]) -> str:
             raise UserError(
                 f"{file} has another checksum than when it was downloaded; delete it, and it is downloaded again."
             )
-        files.append([file.name, digest])
+        found.append(digest)
+    return found
+
+
+def fingerprint(source: "Source", raw: list[str], settings: dict[str, Any]) -> str:
+    """Hash of all that decides the content of a prepared set, the hashes of its raw files among it."""
+    files = [[file.name, digest] for file, digest in zip(source.files, raw, strict=True)]
     content = {"version": VERSION, "name": source.name, "files": files, "parameters": source.parameters} | settings
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return _sealed(content)[:16]
+
+
+def _checksum(file: Path) -> int:
+    """CRC-32: against accidents, and five times as fast as a hash against intent."""
+    value = 0
+    with file.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            value = zlib.crc32(chunk, value)
+    return value
+
+
+def _sealed(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def exists(folder: Path) -> bool:
@@ -75,37 +104,54 @@ def exists(folder: Path) -> bool:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from preparing the same set at the same time.
+    """Keep other processes from preparing the same set at the same time; clear away what killed ones have left.
 
     Raises:
         UserError: The cache cannot be written.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(str(folder.parent / f".{folder.name}.lock"))
+        folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        lock = FileLock(_lock_file(folder), mode=0o644)
         lock.acquire()
     except OSError as error:
         raise _unwritable(folder, error) from error
     try:
+        _clear(folder)
         yield
     finally:
         lock.release()
 
 
+def _lock_file(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"
+
+
+def _clear(folder: Path) -> None:
+    """Remove the half-written folders of preparations that were killed: those that nobody holds the lock of."""
+    for half in folder.parent.glob(".*"):
+        owner = folder.parent / half.name[1 : -len(HALF)]
+        if not half.match(f".*{HALF}") or not half.is_dir() or not _lock_file(owner).is_file():
+            continue
+        if owner == folder:  # its lock is ours
+            shutil.rmtree(half, ignore_errors=True)
+            continue
+        with contextlib.suppress(Timeout, OSError), FileLock(_lock_file(owner), timeout=0):
+            shutil.rmtree(half, ignore_errors=True)
+
+
 def read(folder: Path, *, mapped: bool) -> Prepared:
-    """Read a prepared set.
+    """Read a prepared set, and compare every file with its checksum.
 
     Raises:
-        UserError: It is broken.
+        BrokenError: It is not whole, or not as it was written.
     """
     how: Any = {"mmap_mode": "c" if mapped else None}  # copy on write: torch wants writable memory
     try:
         meta = json.loads((folder / "meta.json").read_text())
-        if meta["version"] != VERSION:
-            raise UserError(
-                f"The prepared set in {folder} was made by another version of seqgen; delete that folder, "
-                "and it is made again."
-            )
+        checksums = meta.pop("checksums")
+        actual = {name: _sealed(meta) if name == "meta.json" else _checksum(folder / name) for name in checksums}
+        if differing := [name for name, checksum in checksums.items() if actual[name] != checksum]:
+            raise ValueError(f"{', '.join(differing)} has another checksum than when it was written")
         times = np.load(folder / "times.npy", **how) if meta["time_unit"] else None
         prepared = Prepared(
             values=np.load(folder / "values.npy", **how),
@@ -119,30 +165,36 @@ def read(folder: Path, *, mapped: bool) -> Prepared:
         stated = (meta["num_interactions"], meta["num_interactions"], len(prepared.offsets), meta["num_items"])
         if sizes != stated:
             raise ValueError(f"{sizes} is not {stated}")
-    except (*UNREADABLE, EOFError, ValueError, LookupError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"The prepared set in {folder} is broken; delete that folder, and it is made again.") from error
+    except (*UNREADABLE, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = str(error) if isinstance(error, ValueError) else "a file or an entry is missing or unreadable"
+        raise BrokenError(f"The prepared set in {folder} is broken ({reason})") from error
     return prepared
 
 
 def write(prepared: Prepared, folder: Path) -> None:
-    """Write a prepared set, as a whole or not at all.
+    """Write a prepared set, as a whole or not at all, in the place of one that may be there.
 
     Raises:
         UserError: The cache cannot be written.
     """
     # Written beside and moved as a whole: a run that is cut off never leaves half a cache.
     try:
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        beside = folder.parent / f".{folder.name}{HALF}"
+        beside.mkdir(mode=0o700)
         try:
             for name in ("values", "offsets", "times"):
                 if (array := getattr(prepared, name)) is not None:
                     _save(array, beside / f"{name}.npy")
             prepared.users.write_parquet(beside / "users.parquet")
             prepared.items.write_parquet(beside / "items.parquet")
-            (beside / "meta.json").write_text(json.dumps(prepared.meta, indent=1))
-            beside.chmod(0o755)  # a cache may be shared by several users; mkdtemp makes it one user's own
+            checksums: dict[str, Any] = {file.name: _checksum(file) for file in sorted(beside.iterdir())}
+            checksums["meta.json"] = _sealed(prepared.meta)
+            (beside / "meta.json").write_text(json.dumps(prepared.meta | {"checksums": checksums}, indent=1))
+            for file in beside.iterdir():
+                file.chmod(file.stat().st_mode & 0o644)  # whatever the umask: others may read, not change
+            beside.chmod(0o755)  # a cache may be shared by several users
+            if folder.exists():  # a broken one; who has mapped it keeps what it was
+                shutil.rmtree(folder)
             os.replace(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)

@@ -33,6 +33,7 @@ SplitName = Literal["leave_one_out", "global_time"]
 ColdTargets = Literal["keep", "exclude"]
 Windows = Literal["last", "all"]
 Storage = Literal["memory", "device", "mmap"]
+MOST_WORKERS = 256  # processes
 
 
 class SequenceDataModule(L.LightningDataModule):
@@ -97,6 +98,8 @@ class SequenceDataModule(L.LightningDataModule):
             if given[name] < value:
                 why = " (a training item, a validation and a test target)" if value == 3 else ""
                 raise SettingError(f"{name}={given[name]} must be at least {value}{why}.")
+        if num_workers > MOST_WORKERS:
+            raise SettingError(f"num_workers={num_workers} must be at most {MOST_WORKERS}.")
         self._refuse_without_effect(given)
         self.source, self.cache_dir = source, cache_dir
         self.filters = Filters(

@@ -12,7 +12,8 @@ import shutil
 import sys
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ RECORDS = "downloads.json"
 LOCK = ".download.lock"
 CHUNK = 2**20
 TIMEOUT = 30.0  # seconds of silence after which a connection counts as broken
+UNPACKED = 200  # times its size, to which no published archive unpacks
 WAITS = (1.0, 3.0, 9.0)  # seconds before the second, third and fourth try
 
 
@@ -69,8 +71,7 @@ def obtain(
         )
     archive = _check_source(url, checksum)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK):
+        with _folder(folder):
             missing = [file for file in files if not file.is_file()]  # another process may just have fetched them
             if archive and missing:
                 _fetch(url, folder / archive, missing, checksum)
@@ -83,10 +84,30 @@ def obtain(
         raise UserError(f"{error.reason}: get {by_hand} into {folder}, {elsewhere}") from error
     except OSError as error:
         raise UserError(
-            f"The download of {url} cannot be written to {folder} ({_line(error.strerror or error)}): mend that, "
+            f"The download of {url} cannot be written to {folder} ({_line(error.strerror or error)}): correct that, "
             f"or set SEQGEN_DATA (or paths.data_dir) to a folder that can be written and has room."
         ) from error
     return files
+
+
+@contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    """A folder, made and locked; what a failure leaves of it that holds nothing is taken away again."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK):
+            try:
+                yield
+            except BaseException:
+                if made and [file.name for file in folder.iterdir()] == [LOCK]:
+                    (folder / LOCK).unlink()  # who waits for it makes it anew
+                raise
+    except BaseException:
+        with suppress(OSError):  # it holds a half that the next call continues
+            for place in made:
+                place.rmdir()
+        raise
 
 
 def recorded(file: Path) -> str | None:
@@ -145,6 +166,8 @@ def _unpack(url: str, archive: Path, targets: Mapping[Path, Path]) -> None:
                 found = [info for info in zipped.infolist() if re.split(r"[/\\]", info.filename)[-1] == file.name]
                 if len(found) != 1:
                     raise BadZipFile(f"it holds {len(found)} files named {file.name}")
+                if found[0].file_size > UNPACKED * archive.stat().st_size:
+                    raise BadZipFile(f"{file.name} unpacks to more than {UNPACKED} times the size of the archive")
                 with zipped.open(found[0]) as source, target.open("wb") as out:
                     shutil.copyfileobj(source, out, CHUNK)
     except (BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted, or packed otherwise
@@ -294,7 +317,9 @@ def _records(folder: Path) -> dict[str, dict[str, Any]]:
         error: Exception | str = "a sha256 is no text"
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as caught:
         error = caught
-    raise UserError(f"{file}, the record of what was downloaded, cannot be read ({_line(error)}): mend or delete it.")
+    raise UserError(
+        f"{file}, the record of what was downloaded, cannot be read ({_line(error)}): correct or delete it."
+    )
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@
 polars reads the log, lazily and in streams; from there on a user, an item and a time are one integer each.
 """
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +17,10 @@ from rich.table import Table as Grid
 
 from seqgen.data import cache
 from seqgen.data.cache import VERSION, Prepared
+from seqgen.data.ids import Ids, alike, cleaned, coded
 from seqgen.data.sources import Source
 from seqgen.data.table import UNREADABLE
-from seqgen.data.times import Place, microseconds, spell
+from seqgen.data.times import Place, Times, read_times, spell
 from seqgen.errors import UserError
 
 Repeats = Literal["keep", "drop_consecutive", "drop_repeats"]
@@ -72,22 +74,30 @@ def prepare(source: Source, *, cache_dir: str | Path, filters: Filters | None = 
 
     Raises:
         UserError: The log holds a row that is no interaction, nothing is left after filtering, or the cache cannot be
-            written.
+            written. A prepared set that is broken is prepared anew, with a line.
     """
     filters = filters or Filters()
-    if source.notice:
-        print(f"Notice: {source.notice}")
-    fingerprint = cache.fingerprint(source, vars(filters))
+    for notice in source.notices:
+        print(f"Notice: {notice}")
+    raw = cache.digests(source)
+    for digest in dict.fromkeys(raw):
+        if len(same := [file.name for file, of in zip(source.files, raw, strict=True) if of == digest]) > 1:
+            _note(source, f"{' and '.join(same)} hold the same, and all are read")
+    fingerprint = cache.fingerprint(source, raw, vars(filters))
     folder = Path(cache_dir).expanduser() / f"{source.name}-{fingerprint}"
-    if not cache.exists(folder):
-        with cache.locked(folder):  # another process may be at the same set: then it is there once the lock is free
-            if not cache.exists(folder):
-                prepared = _build(source, filters, fingerprint)
-                print_steps(prepared.meta)
-                cache.write(prepared, folder)
-                if not mapped:
-                    return prepared
-    return cache.read(folder, mapped=mapped)
+    with contextlib.suppress(cache.BrokenError):
+        if cache.exists(folder):
+            return cache.read(folder, mapped=mapped)
+    with cache.locked(folder):  # another process may be at the same set: then it is there once the lock is free
+        try:
+            if cache.exists(folder):
+                return cache.read(folder, mapped=mapped)
+        except cache.BrokenError as error:
+            print(f"Notice: {error}: it is prepared anew.")
+        prepared = _build(source, filters, fingerprint)
+        print_steps(prepared.meta)
+        cache.write(prepared, folder)
+        return cache.read(folder, mapped=True) if mapped else prepared
 
 
 def _build(source: Source, filters: Filters, fingerprint: str) -> Prepared:
@@ -121,29 +131,94 @@ def _read(source: Source, min_rating: float | None) -> tuple[_Log, pl.Series, pl
     """The log with users and items as codes into their sorted ids, the unit of its times, and the first steps."""
     frame, place = _without_blank_ends(_collected(source, rated=min_rating is not None), source)
     _check_complete(frame, source, place)
-    time, unit = None, None
-    if "timestamp" in frame.columns:
-        times, unit = microseconds(frame["timestamp"], source.time_unit, place)
-        frame, time = frame.drop("timestamp"), times.to_numpy()
-        if source.time_unit is None:
-            print(f"{source.name}: timestamps are read as {spell(unit, time)} (inferred; data.time_unit states it).")
-    kept = None if min_rating is None else (frame["rating"] >= min_rating).to_numpy()
-    columns = {}
+    masks = (
+        {} if min_rating is None else {f"rating at least {min_rating:g}": (frame["rating"] >= min_rating).to_numpy()}
+    )
+    columns = []
     for name in ("user_id", "item_id"):
-        columns[name] = _coded(frame[name])
+        columns.append(_numbered(frame[name], source, place))
         frame = frame.drop(name)  # one column after the other: the raw one and its codes are together in memory once
-    (user, user_ids), (item, item_ids) = columns.values()
-    for ids, name in ((user_ids, "user"), (item_ids, "item")):
-        if ids.dtype == pl.String and ids[0] == "":
-            raise UserError(f"{place(int((user if name == 'user' else item).argmin()))}: the {name} is empty; fill it.")
-        if source.log is not None and (found := source.log.odd(ids)):
-            raise UserError(found)
-    log = _Log(user, item, time)
+    users, items = columns
+    _refuse_repeated_header(users, items, source, place)
+    times = None
+    if "timestamp" in frame.columns:
+        times = read_times(frame["timestamp"], source.time_unit, source.date_format, place)
+        frame = frame.drop("timestamp")
+        _print_times(times, source)
+    if source.missing_ids == "drop":  # null has code 0
+        known = (users.codes >= users.ids.null_count()) & (items.codes >= items.ids.null_count())
+        masks = {"missing ids: dropped": known, **masks}
+    log = _Log(users.codes, items.codes, None if times is None else times.moments)
     steps = [log.sizes("raw")]
-    if kept is not None:
-        log = log[kept]
-        steps.append(log.sizes(f"rating at least {min_rating:g}"))
-    return log, user_ids, item_ids, unit, steps
+    if times is not None and times.order is not None:
+        log, masks = log[times.order], {step: kept[times.order] for step, kept in masks.items()}
+    left = None
+    for step, kept in masks.items():
+        log = log[kept if left is None else kept[left]]
+        left = kept if left is None else kept & left
+        steps.append(log.sizes(step))
+    return log, users.ids, items.ids, None if times is None else times.unit, steps
+
+
+def _numbered(column: pl.Series, source: Source, place: Place) -> Ids:
+    what = column.name.removesuffix("_id")
+    ids = coded(column, source.missing_ids)
+    missing = ids.ids.null_count()
+    if missing and source.missing_ids == "refuse":
+        rows = ids.codes == 0
+        first, more = int(rows.argmax()), int(rows.sum()) - 1
+        if word := cleaned(column.gather([first]).cast(pl.String))[0]:
+            raise UserError(
+                f"{place(first)}: the {what} is {word!r}, which stands for a missing value"
+                + (f" (and in {more:,} more rows such a word does)" if more else "")
+                + "; correct or remove such rows, or set data.missing_ids to drop or keep."
+            )
+        raise UserError(f"{place(first)}: the {what} is empty; fill it.")
+    if ids.ids.dtype == pl.String and len(ids.ids) > missing and ids.ids[missing] == "":
+        raise UserError(f"{place(int((ids.codes == missing).argmax()))}: the {what} is empty; fill it.")
+    if source.log is not None and (found := source.log.odd(ids.ids)):
+        raise UserError(found)
+    if ids.changed:
+        _note(
+            source,
+            f"{ids.changed:,} {what} ids were written with white space around them, NUL or zero-width characters, "
+            f"which were removed; {ids.merged:,} of them are the same as another {what} then",
+        )
+    if source.missing_ids is not None and (twins := alike(ids.ids)):
+        shown = ", ".join(map(repr, sorted(twins, key=str.casefold)[:4]))
+        _note(source, f"{len(twins):,} {what} ids differ from another one in spelling only ({shown}); they stay apart")
+    return ids
+
+
+def _note(source: Source, text: str) -> None:
+    print(f"Notice: {source.name}: {text}.")
+
+
+def _refuse_repeated_header(users: Ids, items: Ids, source: Source, place: Place) -> None:
+    """Refuse a row that holds the names of the columns, as files with headers give that were simply joined."""
+    if source.log is None or source.log.key is None:
+        return
+    rows: Any = True
+    for ids, role in ((users, "user"), (items, "item")):
+        named = (ids.ids == source.log.columns[role].strip()).fill_null(False) if ids.ids.dtype == pl.String else None
+        if named is None or not named.any():
+            return
+        rows = rows & (ids.codes == int(named.arg_max() or 0))
+    if rows.any():
+        more = int(rows.sum()) - 1
+        raise UserError(
+            f"{place(int(rows.argmax()))}: it repeats the line of column names"
+            + (f" (and so do {more:,} more lines)" if more else "")
+            + "; remove it, or give data.path the parts themselves, as a folder or a pattern."
+        )
+
+
+def _print_times(times: Times, source: Source) -> None:
+    if source.time_unit is None:
+        how = "data.date_format" if source.date_format else "inferred; data.time_unit states it"
+        print(f"{source.name}: timestamps are read as {spell(times.unit, times.moments)} ({how}).")
+    if times.notice:
+        _note(source, times.notice)
 
 
 def _collected(source: Source, *, rated: bool) -> pl.DataFrame:
@@ -187,7 +262,7 @@ def _check_complete(frame: pl.DataFrame, source: Source, place: Place) -> None:
         raise UserError(f"{where} holds no interaction; give a file that does.")
     for name, dtype in frame.schema.items():
         what = name.removesuffix("_id")
-        if frame[name].null_count():
+        if frame[name].null_count() and not (name.endswith("_id") and source.missing_ids == "drop"):
             count, first = frame[name].null_count(), int(frame[name].is_null().arg_max() or 0)
             more = f" (and in {count - 1:,} more rows)" if count > 1 else ""
             raise UserError(f"{place(first)}: the {what} is empty{more}; fill or drop such rows.")
@@ -197,24 +272,9 @@ def _check_complete(frame: pl.DataFrame, source: Source, place: Place) -> None:
                 "give whole numbers or text."
             )
         if name == "rating" and not dtype.is_numeric():
-            raise UserError(f"{where}: the ratings are no numbers, so leave data.min_rating null, or mend them.")
+            raise UserError(f"{where}: the ratings are not numbers, so leave data.min_rating null, or correct them.")
         if name == "rating" and frame[name].is_nan().any():  # larger than any number, says polars
-            raise UserError(f"{place(int(frame[name].is_nan().arg_max() or 0))}: the rating is no number; mend it.")
-
-
-def _coded(ids: pl.Series) -> tuple[np.ndarray, pl.Series]:
-    """Codes from 0, (n,) int32, and the distinct ids in the order of their codes."""
-    ids = ids.rechunk()  # the stream's hundreds of pieces make the join below five times slower
-    distinct = ids.unique()
-    spelled = distinct if distinct.dtype.is_integer() else distinct.cast(pl.String)
-    if spelled.dtype == pl.String:
-        number = spelled.cast(pl.Int64, strict=False)
-        if (number.cast(pl.String) == spelled).fill_null(False).all():  # 007 is not 7
-            spelled = number
-    order = spelled.arg_sort()
-    table = pl.DataFrame({"id": distinct.gather(order)}).with_row_index("code")
-    codes = pl.DataFrame({"id": ids}).join(table, on="id", how="left", maintain_order="left")["code"]
-    return codes.cast(pl.Int32).to_numpy(), spelled.gather(order)
+            raise UserError(f"{place(int(frame[name].is_nan().arg_max() or 0))}: the rating is NaN; correct it.")
 
 
 def _ordered(log: _Log) -> _Log:

@@ -85,6 +85,31 @@ class SequenceBatch(_Movable):
         """Number of rows."""
         return len(self.users)
 
+    def rows(self, start: int, stop: int) -> "SequenceBatch":
+        """Some consecutive rows of an evaluation batch, which has one target a row."""
+        device = self.targets.device
+        groups = []
+        for group in self.groups:
+            chosen = ((group.rows >= start) & (group.rows < stop)).nonzero()[:, 0]
+            if len(chosen):
+                lengths = group.lengths[chosen]
+                longest = int(lengths.max())
+                _, flat_index = ragged(torch.arange(len(chosen), device=device) * longest, lengths)
+                kept = {"items": group.items[chosen, :longest], "lengths": lengths, "rows": group.rows[chosen] - start}
+                groups.append(replace(group, **kept, flat_index=flat_index))
+        seen = (self.seen_rows >= start) & (self.seen_rows < stop)
+        return replace(
+            self,
+            groups=tuple(groups),
+            targets=self.targets[start:stop],
+            target_rows=torch.arange(stop - start, device=device),
+            users=self.users[start:stop],
+            cases=self.cases[start:stop],
+            seen_rows=self.seen_rows[seen] - start,
+            seen_items=self.seen_items[seen],
+            normalizer=float(stop - start),
+        )
+
     def inputs(self) -> Tensor:
         """Real input items in the order of the groups; in training `targets` follow them one by one, (N,)."""
         parts = [group.items.flatten()[group.flat_index] for group in self.groups]

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import polars as pl
 
 from seqgen.data.download import obtain
+from seqgen.data.ids import MissingIds
 from seqgen.data.table import Table
 from seqgen.errors import SettingError, UserError
 
@@ -44,7 +45,9 @@ class Source:
         time_unit: Of numeric timestamps; None is inferred from their size.
         parameters: What, beside its files, decides the content of the set; part of the fingerprint.
         truth: For generated sets, the arrays its true next-item probabilities are made of.
-        notice: A sentence printed before the set is used.
+        date_format: Of timestamps that are dates written as text or as one number; None is inferred.
+        missing_ids: What becomes of rows whose id is a word for a missing value; None takes ids as they are written.
+        notices: Sentences printed before the set is used.
     """
 
     name: str
@@ -55,7 +58,9 @@ class Source:
     time_unit: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     truth: Callable[[], dict[str, Any]] | None = None
-    notice: str | None = None
+    date_format: str | None = None
+    missing_ids: MissingIds | None = None
+    notices: tuple[str, ...] = ()
 
     def read(self) -> pl.LazyFrame:
         """The interactions, with all columns that are known."""
@@ -72,10 +77,10 @@ def movielens_1m(data_dir: str, url: str | None = None, checksum: str | None = N
     """
     folder = Path(data_dir, "ml-1m")
     ratings, rebuilt = folder / "ratings.dat", folder / "ratings_rebuilt.dat.gz"
-    notice = None
+    notices: tuple[str, ...] = ()
     if not ratings.exists() and rebuilt.exists():
-        notice = (
-            f"{ratings} is absent: using {rebuilt.name}, whose order is exact and whose times are partly estimated."
+        notices = (
+            f"{ratings} is absent: using {rebuilt.name}, whose order is exact and whose times are partly estimated.",
         )
         ratings = rebuilt
     files = obtain(folder, [ratings.name, "movies.dat"], page=GROUPLENS + "1m/", url=url, checksum=checksum)
@@ -91,7 +96,7 @@ def movielens_1m(data_dir: str, url: str | None = None, checksum: str | None = N
         frame = pl.DataFrame({"item_id": list(map(int, ids)), "title": titles, "categories": genres})
         return frame.with_columns(_split_bars("categories"))
 
-    return Source(name="ml1m", files=files, log=log, items=items, time_unit="s", notice=notice)
+    return Source(name="ml1m", files=files, log=log, items=items, time_unit="s", notices=notices)
 
 
 def movielens_100k(data_dir: str, url: str | None = None, checksum: str | None = None) -> Source:

@@ -5,35 +5,44 @@ they are slow, and are called only once something is known to be wrong.
 """
 
 import csv
-import glob
-import gzip
 import json
-import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from seqgen.data.lines import (
+    KINDS,
+    LARGE,
+    NOT_TEXT,
+    NUMBER,
+    TEXT,
+    WHOLE,
+    BadLine,
+    decoded,
+    fault_of,
+    json_row,
+    kind_of,
+    lines_of,
+    literal,
+    noted,
+    refuse_inflated,
+)
 from seqgen.errors import UserError, nearest
 
 COMPRESSED = (".gz", ".zst")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+SEPARATOR_NAMES = {"comma": ",", "tab": "\t", "semicolon": ";", "pipe": "|", "space": " "}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 ENDINGS = (*SEPARATORS, *JSON_LINES, ".parquet")
 NAMES = {"user": "user_id", "item": "item_id", "timestamp": "timestamp", "rating": "rating", "category": "category"}
 HEAD = 20  # lines that show whether a file holds any row
 INFERRED_FROM = 100  # rows that polars infers a column's type from
-KINDS = ("whole numbers", "whole numbers past 64 bits", "numbers", "text")
-WHOLE, LARGE, NUMBER, TEXT = range(4)
 # polars panics at some damage.
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
-
-
-class _BadLine(Exception):
-    """Line number and what is wrong with the line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +54,7 @@ class Table:
         columns: Column of each role among user, item, timestamp, rating, category.
         types: Type to read a role's column with; polars infers the others.
         separator: Between values, of one byte.
+        encoding: Of text files; None is UTF-8.
         names: All column names, where the files have no header.
         key: Configuration key that names the columns, for messages; None where the form is fixed.
     """
@@ -53,6 +63,7 @@ class Table:
     columns: Mapping[str, str]
     types: Mapping[str, pl.DataType | type[pl.DataType]] = field(default_factory=dict)
     separator: str = ","
+    encoding: str | None = None
     names: tuple[str, ...] | None = None
     key: str | None = None
 
@@ -63,10 +74,10 @@ class Table:
             UserError: A file is empty, or has no such column.
         """
         self._refuse_empty()
-        raw = self._raw(roles)
         try:
+            raw = self._raw(roles)
             names = raw.collect_schema().names()
-        except UNREADABLE as error:
+        except (*UNREADABLE, EOFError, zlib.error) as error:
             raise self.refused(error) from error
         for role in roles:
             column = self.columns[role]
@@ -76,7 +87,9 @@ class Table:
 
     def _raw(self, roles: tuple[str, ...]) -> pl.LazyFrame:
         types: Any = {self.columns[role]: dtype for role, dtype in self.types.items() if role in roles}
-        files: Any = [_literal(file) for file in self.files]
+        files: Any = [literal(file) for file in self.files]
+        if self.encoding is not None:  # polars knows no other: turned into UTF-8 in memory
+            files = [decoded(file, self.encoding).encode() for file in self.files]
         if self._form == ".parquet":
             return pl.scan_parquet(files)
         if self._form in JSON_LINES:
@@ -91,8 +104,9 @@ class Table:
     def _refuse_empty(self) -> None:
         # polars reads the columns of a part without rows as text, and so those of all parts.
         for file in self.files if self._form != ".parquet" else ():
+            refuse_inflated(file)
             try:
-                lines = pl.read_lines(_literal(file), n_rows=HEAD).to_series()
+                lines = pl.read_lines(literal(file), n_rows=HEAD).to_series()
             except UNREADABLE:  # reported with its place once the file is read
                 continue
             filled = HEAD if len(lines) == HEAD else sum(map(bool, "\r".join(lines).split("\r")))
@@ -115,7 +129,9 @@ class Table:
             return f"{self.files[0]} does not begin with a line of column names in UTF-8; give it as plain text lines."
         if len(names) == 1 and self._form in SEPARATORS:
             between = {",": "commas", "\t": "tabs"}.get(self.separator, repr(self.separator))
-            return f"{self.files[0]} has one column only, {names[0]!r}; write {between} between the values."
+            found = next((name for name, sign in SEPARATOR_NAMES.items() if sign in names[0]), None)
+            hint = f"set data.separator={found}, or " if found else ""
+            return f"{self.files[0]} has one column only, {names[0]!r}; {hint}write {between} between the values."
         if spaced := next((name for name in names if name.strip() == column), None):
             return f"{self.files[0]} has spaces around its column {spaced!r}; remove them."
         hint = nearest(column, names) or f"; it has {_list(names)}"
@@ -137,20 +153,21 @@ class Table:
         for file in self.files:
             to_infer = INFERRED_FROM if file == self.files[0] else 0
             try:
-                for _ in _lines(file) if file.suffix in COMPRESSED else ():
+                for _ in lines_of(file) if file.suffix in COMPRESSED else ():
                     pass  # a damaged archive gives bad lines before its checksum is read
                 for number, row in self._rows(file, strict=True):
                     if number == 0:
                         header = header or set(row)
                         if odd := _list(sorted(header ^ set(row))):
-                            raise _BadLine(1, f"its columns are not those of {self.files[0]} ({odd} in one only)")
+                            raise BadLine(1, f"its columns are not those of {self.files[0]} ({odd} in one only)")
                         continue
                     for role, column in self.columns.items():
                         self._check(role, number, row.get(column), kinds, inferring=to_infer > 0)
                     to_infer -= 1
-            except _BadLine as bad:
+            except BadLine as bad:
                 line, fault = bad.args
-                return f"{file}, line {line}: {fault}; mend or remove the line."
+                hint = "state data.encoding, such as latin-1, or " if fault == NOT_TEXT and self.key else ""
+                return f"{file}, line {line}: {fault}; {hint}correct or remove the line."
             except (*UNREADABLE, EOFError, zlib.error) as error:
                 return f"{file} is damaged or cut off ({' '.join(str(error).split())}); get it again."
         return None
@@ -159,9 +176,9 @@ class Table:
         expected: pl.Schema | None = None
         for file in self.files:
             try:
-                schema = pl.scan_parquet(_literal(file)).collect_schema()
+                schema = pl.scan_parquet(literal(file)).collect_schema()
                 # Counts read every value, and keep none.
-                pl.scan_parquet(_literal(file)).select(pl.all().null_count()).collect(engine="streaming")
+                pl.scan_parquet(literal(file)).select(pl.all().null_count()).collect(engine="streaming")
             except UNREADABLE as error:
                 return f"{file} is damaged, cut off, or no parquet file ({' '.join(str(error).split())}); get it again."
             expected = expected or schema
@@ -175,21 +192,21 @@ class Table:
         if value is None or role == "category" or (role == "rating" and value == ""):  # not every run reads ratings
             return
         if value == "":
-            raise _BadLine(number, f"the {role} is empty")
+            raise BadLine(number, f"the {role} is empty")
         if isinstance(value, list | dict | bool):
-            raise _BadLine(number, f"the {role} is {json.dumps(value)[:60]}, which is neither a number nor text")
-        kind = _kind(value, quoted=self._form in JSON_LINES)
+            raise BadLine(number, f"the {role} is {json.dumps(value)[:60]}, which is neither a number nor text")
+        kind = kind_of(value, quoted=self._form in JSON_LINES)
         dtype = self.types.get(role)
         shown = repr(value)[:60]
         if dtype is not None:
             allowed = WHOLE if dtype.is_integer() else NUMBER if dtype.is_float() else TEXT
             if kind > allowed:
-                raise _BadLine(number, f"the {role} is {shown}, which should be {KINDS[allowed]}")
+                raise BadLine(number, f"the {role} is {shown}, which should be {KINDS[allowed]}")
         elif inferring:
             kinds[role] = max(kinds.get(role, WHOLE), kind)
         elif kind > kinds.get(role, TEXT):
             large = "too large, " if kind == LARGE else ""
-            raise _BadLine(number, f"the {role} is {shown}, {large}while the lines before hold {KINDS[kinds[role]]}")
+            raise BadLine(number, f"the {role} is {shown}, {large}while the lines before hold {KINDS[kinds[role]]}")
 
     def odd(self, ids: pl.Series) -> str | None:
         """The file, line and fault of an id that is no text; polars spells lists and truths among texts as JSON."""
@@ -218,7 +235,7 @@ class Table:
         """Where a row of `scan` stands: `FILE, line N` (a row of a parquet file counts from 1)."""
         for file in self.files:
             if self._form == ".parquet":
-                height = pl.scan_parquet(_literal(file)).select(pl.len()).collect().item()
+                height = pl.scan_parquet(literal(file)).select(pl.len()).collect().item()
                 if index < height:
                     return f"{file}, row {index + 1}"
                 index -= height
@@ -228,22 +245,22 @@ class Table:
                     if number and index == 0:
                         return f"{file}, line {number}"
                     index -= bool(number)
-            except _BadLine:  # polars takes more than Python's reader, such as a carriage return inside a value
+            except BadLine:  # polars takes more than Python's reader, such as a carriage return inside a value
                 return str(file)
         return str(self.files[-1])
 
     def _rows(self, file: Path, *, strict: bool) -> Iterator[tuple[int, dict[str, Any]]]:
         """Line number and values of each row; a header comes first, as line 0."""
-        lines = _lines(file)
+        lines = lines_of(file, self.encoding)
         if self._form in SEPARATORS:  # JSON allows no byte order mark
             lines = (line if number else line.removeprefix("\ufeff") for number, line in enumerate(lines))
         if self._form in JSON_LINES:
             for number, text in enumerate(lines, start=1):
                 if text.strip():
-                    yield number, _json_row(number, text, strict=strict)
+                    yield number, json_row(number, text, strict=strict)
             return
         record: list[str] = []  # the lines of the row, whose quotes the reader does not hand on
-        reader = csv.reader(_noted(lines, record), delimiter=self.separator, strict=strict)
+        reader = csv.reader(noted(lines, record), delimiter=self.separator, strict=strict)
         names = list(self.names) if self.names else None
         started = blank = 0
         while True:
@@ -253,7 +270,7 @@ class Table:
             except StopIteration:
                 return
             except csv.Error as error:
-                raise _BadLine(started + 1, f"its quotes are not closed or misplaced ({error})") from error
+                raise BadLine(started + 1, f"its quotes are not closed or misplaced ({error})") from error
             line, started = started + 1, reader.line_num
             if not values and (strict or names is None):  # polars, too, looks for the header below blank lines
                 blank = blank or line
@@ -262,10 +279,12 @@ class Table:
                 names, blank = values, 0
                 yield 0, dict.fromkeys(values)
                 continue
+            if strict and [value.lstrip("\ufeff") for value in values] == names:
+                raise BadLine(line, "it repeats the line of column names")
             if strict:
-                fault = _fault(values, "".join(record), len(names))
+                fault = fault_of(values, "".join(record), len(names))
                 if blank or fault:
-                    raise _BadLine(blank or line, "it is blank" if blank else fault)
+                    raise BadLine(blank or line, "it is blank" if blank else fault)
             yield line, dict(zip(names, values, strict=False))
 
 
@@ -273,86 +292,6 @@ def ending(file: Path) -> str:
     """The ending that shows the form, `.gz` and `.zst` aside."""
     suffixes = [suffix for suffix in file.suffixes if suffix not in COMPRESSED]
     return suffixes[-1] if suffixes else ""
-
-
-def _literal(file: Path) -> str:
-    """A path that polars takes for no pattern."""
-    return glob.escape(str(file))
-
-
-def _lines(file: Path) -> Iterator[str]:
-    with file.open("rb") as stream:
-        magic = stream.read(4)
-    if magic == b"\x28\xb5\x2f\xfd":  # Python 3.11 has no zstd of its own
-        yield from _zstd_lines(file)
-        return
-    with (gzip.open if magic[:2] == b"\x1f\x8b" else open)(file, "rb") as stream:
-        for line in stream:
-            yield line.decode("utf-8", "surrogateescape")
-
-
-def _zstd_lines(file: Path) -> Iterator[str]:
-    try:
-        lines: Iterable[str] = pl.read_lines(_literal(file)).to_series()
-    except pl.exceptions.ComputeError as error:
-        if "utf8" not in str(error):
-            raise
-        how: Any = {"separator": "\x01", "quote_char": None, "encoding": "utf8-lossy", "schema": {"line": pl.String}}
-        lossy = pl.scan_csv(_literal(file), has_header=False, **how).collect().to_series()
-        lines = (line.replace("\ufffd", "\udcff") for line in lossy.fill_null(""))
-    yield from (line + "\n" for line in lines)
-
-
-def _noted(lines: Iterator[str], record: list[str]) -> Iterator[str]:
-    for line in lines:
-        record.append(line)
-        yield line
-
-
-def _fault(values: list[str], text: str, count: int) -> str | None:
-    """What is wrong with a row of a separated file."""
-    if _undecoded(text):
-        return "it is not UTF-8 text"
-    if any('"' in value and value.replace('"', '""') not in text for value in values):
-        return "its quotes are not closed or misplaced (one stands inside a value that is not quoted)"
-    if len(values) != count:
-        return f"it has {len(values)} values instead of {count}"
-    return None
-
-
-def _undecoded(text: str) -> bool:
-    return any("\udc80" <= sign <= "\udcff" for sign in text)
-
-
-def _json_row(number: int, line: str, *, strict: bool) -> dict[str, Any]:
-    try:
-        row = json.loads(line, parse_constant=_no_constant)
-    except ValueError as error:
-        if not strict:
-            return {}
-        why = f"{error.msg}, character {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise _BadLine(number, f"it is not JSON of one line ({why})") from error
-    if strict and _undecoded(line):
-        raise _BadLine(number, "it is not UTF-8 text")
-    if strict and not isinstance(row, dict):
-        raise _BadLine(number, "it is no JSON object with a value for each column")
-    return row
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _kind(value: Any, *, quoted: bool) -> int:
-    """Index into KINDS; a text counts as the number it spells only where the form does not quote texts."""
-    if isinstance(value, str):
-        if quoted or not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value):
-            return TEXT
-        if not re.fullmatch(r"[+-]?\d+", value):
-            return NUMBER
-    elif isinstance(value, float):
-        return NUMBER
-    return WHOLE if -(2**63) <= float(str(value)) < 2**63 else LARGE
 
 
 def _list(names: list[str]) -> str:

@@ -4,7 +4,7 @@ B rows of a batch, N targets, b rows and l columns of a group, D width, I items
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 import pytorch_lightning as L
@@ -24,6 +24,7 @@ from seqgen.settings import flatten
 Loss = Callable[[Tensor, Tensor, Tensor, SequenceBatch], Tensor]
 MakeOptimizer = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
 MakeScheduler = Callable[[Optimizer], LRScheduler]
+RANKED = 2**25  # scores that are ranked at once
 
 
 class SequentialRecommender(L.LightningModule):
@@ -80,9 +81,7 @@ class SequentialRecommender(L.LightningModule):
 
     def scores(self, batch: SequenceBatch) -> Tensor:
         """Score of every item for every row, (B, I + 1); column 0 is padding and not looked at."""
-        state, vectors = self.user_state(batch), self.item_vectors
-        with torch.autocast(state.device.type, enabled=False):  # 16 bits would round neighbours to ties
-            return full_precision(state) @ full_precision(vectors).T
+        return _products(self.user_state(batch), self.item_vectors)
 
     # What the base does with it.
 
@@ -119,10 +118,24 @@ class SequentialRecommender(L.LightningModule):
 
     def ranking_scores(self, batch: SequenceBatch) -> Tensor:
         """Scores with padding and seen items at -inf, (B, I + 1): what is ranked."""
-        scores = self.scores(batch)
-        scores[:, 0] = float("-inf")
-        scores[batch.seen_rows, batch.seen_items] = float("-inf")
-        return scores
+        return _masked(self.scores(batch), batch)
+
+    def _pieces(self, batch: SequenceBatch) -> Iterator[tuple[Tensor, Tensor]]:
+        """`ranking_scores` and targets of as many rows at once as `RANKED` allows, in order."""
+        rows = max(1, RANKED // (self.num_items + 1))
+        if len(batch) <= rows:
+            yield self.ranking_scores(batch), batch.targets
+            return
+        own = {type(self).scores, type(self).ranking_scores}
+        dot_product = own == {SequentialRecommender.scores, SequentialRecommender.ranking_scores}
+        # A dot product's users are encoded together, so that a network makes the same of them to the last digit.
+        state, vectors = (self.user_state(batch), self.item_vectors) if dot_product else (None, None)
+        for start in range(0, len(batch), rows):
+            piece = batch.rows(start, min(start + rows, len(batch)))
+            if state is None or vectors is None:
+                yield self.ranking_scores(piece), piece.targets
+            else:
+                yield _masked(_products(state[start : start + rows], vectors), piece), piece.targets
 
     def trained_on(self, batch: SequenceBatch) -> SequenceBatch:
         """A training batch as the objective takes it."""
@@ -145,8 +158,8 @@ class SequentialRecommender(L.LightningModule):
 
     # Lightning's hooks.
 
-    def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
-        """One step of the objective."""
+    def training_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
+        """One step of the objective: its `loss`, and the values of its parts."""
         parts = self.loss(self.trained_on(batch))
         total = parts.pop("total")
         # Without a batch size of its own each batch weighs the same in the epoch's mean.
@@ -154,7 +167,7 @@ class SequentialRecommender(L.LightningModule):
         self.log("train/loss", total.detach(), **how, prog_bar=True)
         if len(parts) > 1:
             self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, **how)
-        return total
+        return {**{name: value.detach() for name, value in parts.items()}, "loss": total}
 
     def validation_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
         """Rank the targets of a batch: `case` (B,), `rank` (B,) and `top`, the recommended items (B, max K)."""
@@ -165,8 +178,8 @@ class SequentialRecommender(L.LightningModule):
         return self._rank(batch, self.test_metrics)
 
     def _rank(self, batch: SequenceBatch, metrics: RankingMetrics) -> dict[str, Tensor]:
-        scores = self.ranking_scores(batch)
-        ranks, top = target_ranks(scores, batch.targets), top_items(scores, self.max_k)
+        ranked = [(target_ranks(scores, own), top_items(scores, self.max_k)) for scores, own in self._pieces(batch)]
+        ranks, top = (torch.cat(parts) for parts in zip(*ranked, strict=True))
         metrics.update(ranks, top)
         return {"case": batch.cases, "rank": ranks, "top": top.int()}
 
@@ -203,7 +216,12 @@ class SequentialRecommender(L.LightningModule):
             if self.make_scheduler is None:
                 return optimizer
             return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
-        except (ValueError, ArithmeticError, LookupError) as error:  # torch's own words for a value out of range
+        except (
+            ValueError,
+            TypeError,
+            ArithmeticError,
+            LookupError,
+        ) as error:  # torch's own words for a value out of range
             raise UserError(f"optimizer or scheduler: {error}") from error
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -260,6 +278,17 @@ def of_groups(batch: SequenceBatch, of_group: Callable[[Group, int], tuple[R, Au
         start += len(group.flat_index)
         parts = added(parts, aux, len(group.flat_index) / batch.normalizer)
     return made, parts
+
+
+def _products(state: Tensor, vectors: Tensor) -> Tensor:
+    with torch.autocast(state.device.type, enabled=False):  # 16 bits would round neighbours to ties
+        return full_precision(state) @ full_precision(vectors).T
+
+
+def _masked(scores: Tensor, batch: SequenceBatch) -> Tensor:
+    scores[:, 0] = float("-inf")
+    scores[batch.seen_rows, batch.seen_items] = float("-inf")
+    return scores
 
 
 def _name(model: SequentialRecommender) -> str:

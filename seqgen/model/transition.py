@@ -11,6 +11,7 @@ from torch import Tensor
 from seqgen.data.catalog import Catalog
 from seqgen.data.ragged import count_transitions, ragged
 from seqgen.data.sequences import SequenceBatch
+from seqgen.errors import SettingError
 from seqgen.model.base import SequentialRecommender
 
 
@@ -19,8 +20,11 @@ class Transition(SequentialRecommender):
 
     Args:
         catalog: The items, and the training sequences that are counted.
-        max_len: Only the last so many training items of a user count.
+        max_len: Only the last so many training items of a user count, at least 2.
         metrics_k: List lengths of the metrics.
+
+    Raises:
+        SettingError: There is no transition among so few items.
     """
 
     trainable = False
@@ -31,6 +35,8 @@ class Transition(SequentialRecommender):
 
     def __init__(self, *, catalog: Catalog, max_len: int, metrics_k: Sequence[int]) -> None:
         super().__init__(catalog=catalog, metrics_k=metrics_k)
+        if max_len < 2:
+            raise SettingError(f"max_len={max_len} must be at least 2: a transition is from one item to another.")
         head = tail = count = torch.zeros(0, dtype=torch.long)
         if catalog.train is not None:  # else a checkpoint fills the buffers
             head, tail, count = count_transitions(catalog.train(), num_items=catalog.num_items, last=max_len)

@@ -45,11 +45,11 @@ def test_bad_lines_of_a_damaged_archive_are_not_blamed(tmp_path: Path) -> None:
 def test_the_first_of_several_bad_lines_is_reported(tmp_path: Path) -> None:
     lines = lines_of(".csv")
     path = stored(tmp_path / "log.csv", [*lines[:9], b"", *lines[9:20], b"u1,i1,1,9", *lines[20:]], ".csv")
-    refuses(path, tmp_path, f"{path}, line 10: it is blank; mend or remove the line.")
+    refuses(path, tmp_path, f"{path}, line 10: it is blank; correct or remove the line.")
     # Blank lines at the end of a part are none.
     stored(tmp_path / "log/a.csv", [*lines, b"", b""], ".csv")
     second = stored(tmp_path / "log/b.csv", [*lines[:20], b"u1,i1,1,9", *lines[20:]], ".csv")
-    refuses(second.parent, tmp_path, f"{second}, line 21: it has 4 values instead of 3; mend or remove the line.")
+    refuses(second.parent, tmp_path, f"{second}, line 21: it has 4 values instead of 3; correct or remove the line.")
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
@@ -67,7 +67,7 @@ def test_json_that_is_not_one_object_a_line(content: str, tmp_path: Path) -> Non
     one = '{"who": "u1", "what": "i1", "when": 1600000000}'
     path = tmp_path / "log.json"
     path.write_text(content.replace("{}", one))
-    refuses(path, tmp_path, f"{path}, line 1: it is no", "JSON")
+    refuses(path, tmp_path, f"{path}, line 1: it is not", "JSON")
 
 
 @pytest.mark.parametrize("order", ["alone", "first", "second"])
@@ -116,11 +116,13 @@ def test_two_columns_of_one_name(ending: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "sign", "expected"), [(".csv", ";", "commas"), (".csv", "\t", "commas"), (".tsv", ",", "tabs")]
+    ("ending", "sign", "name", "expected"),
+    [(".csv", ";", "semicolon", "commas"), (".csv", "\t", "tab", "commas"), (".tsv", ",", "comma", "tabs")],
 )
-def test_another_separator(ending: str, sign: str, expected: str, tmp_path: Path) -> None:
+def test_another_separator(ending: str, sign: str, name: str, expected: str, tmp_path: Path) -> None:
     path = stored(tmp_path / f"log{ending}", [sign.join(map(str, row)).encode() for row in [HEAD, *ROWS]], ending)
-    refuses(path, tmp_path, f"{path} has one column only, {sign.join(HEAD)!r}; write {expected} between the values.")
+    hint = f"set data.separator={name}, or write {expected} between the values."
+    refuses(path, tmp_path, f"{path} has one column only, {sign.join(HEAD)!r}; {hint}")
 
 
 def test_lines_that_end_as_on_an_old_mac(tmp_path: Path) -> None:

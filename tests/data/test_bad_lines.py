@@ -12,7 +12,7 @@ from logs import EARLY, HEAD, JSON_LINES, LATE, ROWS, SEPARATED, START, lines_of
 # Of a line `{s}` stands between the values; the same words are asked for wherever the line stands.
 BAD_LINES = {
     "too few values": ("u1{s}i1", "the timestamp is empty"),
-    "too many values": ("u1{s}i1{s}1{s}9", "it has 4 values instead of 3; mend or remove the line"),
+    "too many values": ("u1{s}i1{s}1{s}9", "it has 4 values instead of 3; correct or remove the line"),
     "unclosed quote": ('u1{s}"i1{s}1600000000', "its quotes are not closed or misplaced"),
     "text after a quote": ('u1{s}"i1"x{s}1600000000', "its quotes are not closed or misplaced"),
     "quote within a value": ('u1{s}5" pipe{s}1600000000', "its quotes are not closed or misplaced"),
@@ -36,8 +36,8 @@ BAD_OBJECTS = {
     "not JSON": ("{bad", "it is not JSON of one line"),
     "cut off": ('{"who": "u1", "what": "i', "it is not JSON of one line"),
     "comma between lines": (TIMED.format(START) + ",", "it is not JSON of one line"),
-    "list": ("[1, 2, 3]", "it is no JSON object"),
-    "number": ("5", "it is no JSON object"),
+    "list": ("[1, 2, 3]", "it is not a JSON object"),
+    "number": ("5", "it is not a JSON object"),
     "not UTF-8": ('{"who": "u\udce9", "what": "i1", "when": 1600000000}', "it is not UTF-8 text"),
     "no user": ('{"what": "i1", "when": 1600000000}', "the user is empty; fill or drop such rows"),
     "null item": ('{"who": "u1", "what": null, "when": 1600000000}', "the item is empty; fill or drop such rows"),
@@ -48,7 +48,7 @@ BAD_OBJECTS = {
     "truth as user": ('{"who": true, "what": "i1", "when": 1600000000}', "the user is true, which is neither"),
     "negative": (TIMED.format("-5"), "the timestamp is -5, before 1970"),
     "no number": (TIMED.format('"yesterday"'), "'yesterday'"),
-    "NaN": (TIMED.format("NaN"), "it is not JSON of one line (NaN is no number of JSON)"),
+    "NaN": (TIMED.format("NaN"), "it is not JSON of one line (NaN is not a number of JSON)"),
     "past 64 bits": (TIMED.format("9" * 25), "the timestamp is"),
     "milliseconds among seconds": (TIMED.format("1600000000000"), "1600000000000 at"),
 }

@@ -89,7 +89,7 @@ def test_one_item_only(tmp_path: Path) -> None:
 def command_cases(tmp_path: Path) -> Iterator[tuple[Path, list[str], str]]:
     lines = lines_of(".csv.gz")
     bad = stored(tmp_path / "bad.csv.gz", [*lines[:130], b"u1,i1,1,9", *lines[130:]], ".csv.gz")
-    yield bad, [], f"{bad}, line 131: it has 4 values instead of 3; mend or remove the line."
+    yield bad, [], f"{bad}, line 131: it has 4 values instead of 3; correct or remove the line."
     cut = tmp_path / "cut.jsonl.gz"
     cut.write_bytes(packed(".gz", b"\n".join(lines_of(".jsonl")))[:-30])
     yield cut, [], f"{cut} is damaged or cut off"

@@ -52,7 +52,7 @@ def test_an_empty_text_of_a_parquet_file(dtype: Any, tmp_path: Path) -> None:
 
 def test_numbers_then_text_as_json_ids(tmp_path: Path) -> None:
     path = table(tmp_path / "log.jsonl", rows=[(k % 7 if k < 120 else "a", i, t) for k, (_, i, t) in enumerate(ROWS)])
-    refuses(path, tmp_path, f"{path}, line 121: the user is 'a', while the lines before hold whole numbers; mend")
+    refuses(path, tmp_path, f"{path}, line 121: the user is 'a', while the lines before hold whole numbers; correct")
 
 
 def test_a_json_id_past_64_bits_after_smaller_ones(tmp_path: Path) -> None:
@@ -68,25 +68,25 @@ BAD_TIMES: dict[str, tuple[pl.Series, int, str]] = {  # values, row, words
     "duration": (pl.Series([timedelta(1)] * 150), 1, "without a day; give dates"),
     "truth": (pl.Series([True] * 150), 1, "the timestamp is of type boolean; give numbers or dates"),
     "list": (pl.Series([[1]] * 150), 1, "give numbers or dates"),
-    "1969": (pl.Series([DAY] * 80 + [datetime(1969, 7, 1)] * 70), 81, "1969-07-01 is before 1970; mend it"),
-    "2200": (pl.Series([DAY] * 80 + [datetime(2200, 7, 1)] * 70), 81, "2200-07-01 is past the year 2100; mend it"),
+    "1969": (pl.Series([DAY] * 80 + [datetime(1969, 7, 1)] * 70), 81, "1969-07-01 is before 1970; correct it"),
+    "2200": (pl.Series([DAY] * 80 + [datetime(2200, 7, 1)] * 70), 81, "2200-07-01 is past the year 2100; correct it"),
     "date 2200": (pl.Series([DAY.date()] * 80 + [date(2200, 7, 1)] * 70), 81, "2200-07-01 is past the year 2100"),
     "the last day there is": (
         pl.Series([0] * 80 + [2**31 - 1] * 70, dtype=pl.Int32).cast(pl.Date),
         81,
-        "is past the year 2100; mend it",
+        "is past the year 2100; correct it",
     ),
     "the last moment there is": (
         pl.Series([0] * 80 + [2**62] * 70).cast(pl.Datetime("ms")),
         81,
-        "is past the year 2100; mend it",
+        "is past the year 2100; correct it",
     ),
-    "NaN": (pl.Series([float(START)] * 80 + [float("nan")] * 70), 81, "the timestamp is no number; mend it"),
-    "infinite": (pl.Series([float(START)] * 80 + [float("inf")] * 70), 81, "the timestamp is no number; mend it"),
+    "NaN": (pl.Series([float(START)] * 80 + [float("nan")] * 70), 81, "the timestamp is nan; correct it"),
+    "infinite": (pl.Series([float(START)] * 80 + [float("inf")] * 70), 81, "the timestamp is inf; correct it"),
     "past 2100 in any unit": (
         pl.Series([START] * 80 + [2**63 - 1] * 70),
         81,
-        "between 1973 and 2100 in no unit; mend it, or set",
+        "between 1973 and 2100 in no unit; correct it, or set",
     ),
     "past 128 bits of sense": (
         pl.Series([START] * 80 + [10**30] * 70, dtype=pl.Int128),
@@ -96,7 +96,7 @@ BAD_TIMES: dict[str, tuple[pl.Series, int, str]] = {  # values, row, words
     "another form of date": (
         pl.Series(["2020-01-01 00:00:00"] * 80 + ["01.02.2020"] * 70),
         81,
-        "the timestamp '01.02.2020' does not read as a date of the form of '2020-01-01 00:00:00'; mend it",
+        "the timestamp '01.02.2020' does not read as a date of the form of '2020-01-01 00:00:00'; correct it",
     ),
     "no date": (pl.Series(["soon"] * 150), 1, "the timestamp 'soon' does not read as a date; write it as 2024-01-31"),
     "time in text": (pl.Series(["13:45:00"] * 150), 1, "'13:45:00' does not read as a date; write it as 2024-01-31"),
@@ -106,7 +106,7 @@ BAD_TIMES: dict[str, tuple[pl.Series, int, str]] = {  # values, row, words
     "a text among numbers": (
         pl.Series([str(START)] * 80 + ["soon"] * 70),
         81,
-        f"'soon' is no number, while '{START}' at",
+        f"'soon' is not a number, while '{START}' at",
     ),
 }
 
@@ -166,7 +166,7 @@ def test_a_lowest_rating_without_ratings(ending: str, tmp_path: Path) -> None:
     ("value", "expected"),
     [
         ("good", "the rating is 'good', which should be numbers"),
-        ("NaN", "the rating is no number"),
+        ("NaN", "the rating is NaN"),
         ("", "the rating is empty"),
     ],
 )
@@ -183,7 +183,7 @@ def test_ratings_that_are_none(ending: str, value: str, expected: str, at: int, 
 @pytest.mark.parametrize("values", [["good"] * 150, [True] * 150], ids=["text", "truth"])
 def test_parquet_ratings_that_are_none(values: Any, tmp_path: Path) -> None:
     path = table(tmp_path / "log.parquet", stars=pl.Series(values))
-    expected = f"{path}: the ratings are no numbers, so leave data.min_rating null, or mend them."
+    expected = f"{path}: the ratings are not numbers, so leave data.min_rating null, or correct them."
     with pytest.raises(UserError) as caught:
         prepared_of(path, tmp_path, Filters(min_rating=3), columns=COLUMNS | {"rating": "stars"})
     assert str(caught.value) == expected

@@ -1,6 +1,7 @@
-"""A cache that is broken, that cannot be written, or that two processes fill at once."""
+"""A cache that is broken, left half written, that cannot be written, or that two processes fill at once."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -9,9 +10,9 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from logs import COLUMNS, EVERYTHING, assert_one_sentence, left, prepared_of, table
+from filelock import FileLock
+from logs import COLUMNS, EVERYTHING, assert_one_sentence, left, original, prepared_of, table
 
-from seqgen.data import cache
 from seqgen.data.custom import interaction_log
 from seqgen.data.prepare import prepare
 from seqgen.errors import UserError
@@ -21,53 +22,111 @@ def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-20])
 
 
+def half_zeroed(file: Path) -> None:
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+
+
+def flipped(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def anew(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, mapped: bool = False) -> None:
+    """A broken cache is found, said, and made again as it was."""
+    whole = original(prepared_of(path, tmp_path / "whole"))
+    capsys.readouterr()
+    source = interaction_log(str(path), columns=COLUMNS)
+    for times in (1, 0):  # and the second time nothing is wrong any more
+        prepared = prepare(source, cache_dir=tmp_path / "cache", filters=EVERYTHING, mapped=mapped)
+        shown = capsys.readouterr().out
+        (found,) = left(tmp_path / "cache")
+        assert shown.count(f"Notice: The prepared set in {tmp_path / 'cache' / found} is broken (") == times
+        assert shown.count("): it is prepared anew.\n") == shown.count("Preparation of log") == times
+        assert original(prepared) == whole
+        assert "checksums" not in prepared.meta
+
+
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("name", ["values.npy", "offsets.npy", "times.npy", "users.parquet", "items.parquet"])
 @pytest.mark.parametrize(
     "harm",
-    [Path.unlink, truncate, lambda file: file.write_bytes(b""), lambda file: file.write_bytes(b"\xff" * 300)],
-    ids=["gone", "cut", "empty", "garbage"],
+    [Path.unlink, truncate, half_zeroed, flipped, lambda file: file.write_bytes(b"")],
+    ids=["gone", "cut", "half zeroed", "flipped bit", "empty"],
 )
-def test_a_broken_cache_is_reported(harm: Any, name: str, mapped: bool, tmp_path: Path) -> None:
+def test_a_broken_cache_is_prepared_anew(
+    harm: Any, name: str, mapped: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = table(tmp_path / "log.csv")
     prepared_of(path, tmp_path)
     (found,) = left(tmp_path / "cache")
     harm(tmp_path / "cache" / found / name)
-    source = interaction_log(str(path), columns=COLUMNS)
-    with pytest.raises(UserError) as caught:
-        prepare(source, cache_dir=tmp_path / "cache", filters=EVERYTHING, mapped=mapped)
-    expected = f"The prepared set in {tmp_path / 'cache' / found} is broken; delete that folder, and it is made again."
-    assert str(caught.value) == expected
+    anew(path, tmp_path, capsys, mapped=mapped)
 
 
 @pytest.mark.parametrize(
-    ("meta", "expected"),
+    "change",
     [
-        (
-            lambda meta: json.dumps(meta | {"version": cache.VERSION + 1}),
-            "was made by another version of seqgen; delete",
-        ),
-        (
-            lambda meta: json.dumps(meta | {"num_interactions": 3}),
-            "is broken; delete that folder, and it is made again.",
-        ),
-        (lambda meta: json.dumps({"version": cache.VERSION}), "is broken; delete that folder"),
-        (lambda meta: json.dumps(meta)[:40], "is broken; delete that folder"),
-        (lambda meta: "[1, 2]", "is broken; delete that folder"),
-        (lambda meta: "", "is broken; delete that folder"),
+        lambda meta: json.dumps(meta | {"num_interactions": 3}),
+        lambda meta: json.dumps(meta | {"time_unit": "ms"}),
+        lambda meta: json.dumps({name: value for name, value in meta.items() if name != "checksums"}),
+        lambda meta: json.dumps(meta)[:40],
+        lambda meta: "[1, 2]",
+        lambda meta: "",
     ],
-    ids=["version", "sizes", "keys", "cut", "list", "empty"],
+    ids=["sizes", "a word", "older", "cut", "list", "empty"],
 )
-def test_a_cache_of_another_version_or_without_sense(meta: Any, expected: str, tmp_path: Path) -> None:
+def test_a_cache_without_sense_is_prepared_anew(
+    change: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = table(tmp_path / "log.csv")
     prepared_of(path, tmp_path)
     (found,) = left(tmp_path / "cache")
     file = tmp_path / "cache" / found / "meta.json"
-    file.write_text(meta(json.loads(file.read_text())))
-    with pytest.raises(UserError) as caught:
+    file.write_text(change(json.loads(file.read_text())))
+    anew(path, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
+def test_nobody_else_can_change_a_prepared_set(mask: int, tmp_path: Path) -> None:
+    path = table(tmp_path / "log.csv")
+    before = os.umask(mask)
+    try:
         prepared_of(path, tmp_path)
-    assert_one_sentence(str(caught.value), str(file.parent), expected)
-    assert file.is_file()  # mended by the user, not behind their back
+    finally:
+        os.umask(before)
+    for file in (tmp_path / "cache", *(tmp_path / "cache").rglob("*")):
+        mode = file.stat().st_mode & 0o777
+        assert mode & ~(0o755 if file.is_dir() else 0o644) == 0, (file, oct(mode))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import polars as pl
+from seqgen.data import prepare
+from seqgen.data.sources import Source
+pl.DataFrame.write_parquet = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # after the arrays
+source = Source(name="killed", interactions=lambda: pl.LazyFrame({"user_id": [1, 1, 2, 2], "item_id": [1, 2, 1, 2]}))
+minima = prepare.Filters(min_user_interactions=1, min_item_interactions=1)
+prepare.prepare(source, cache_dir=sys.argv[1], filters=minima)
+"""
+
+
+@pytest.mark.slow
+def test_what_a_killed_preparation_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "cache")], cwd=ROOT, check=False)
+    assert done.returncode == -9
+    (half,) = left(tmp_path / "cache")
+    assert (tmp_path / "cache" / half / "values.npy").is_file()
+    held = tmp_path / "cache" / ".held.half"  # one that another process is just writing
+    held.mkdir()
+    with FileLock(tmp_path / "cache" / ".held.lock"):
+        prepared_of(table(tmp_path / "log.csv"), tmp_path)
+    (*kept, found) = left(tmp_path / "cache")
+    assert kept == [".held.half"]
+    assert found.startswith("log-")
 
 
 def test_a_cache_below_a_file(tmp_path: Path) -> None:

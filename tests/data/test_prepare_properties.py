@@ -128,7 +128,9 @@ def test_any_table_is_prepared_as_the_plain_version_does(case: tuple[pl.DataFram
 
 COLUMNS = dict(zip(("user", "item", "timestamp", "rating"), ("who", "what", "when", "stars"), strict=True))
 FORMS = (".csv", ".tsv", ".jsonl", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".csv.zst", ".tsv.zst", ".jsonl.zst")
-AWKWARD = TEXTS | st.sampled_from(["a,b", 'say "so"', "two\nlines", "tab\tbed", "#1", "'", "\\N", "NaN", "日本"])
+AWKWARD = TEXTS.filter(str.strip) | st.sampled_from(
+    ["a,b", 'say "so"', "two\nlines", "tab\tbed", "#1", "'", "\\N", "NaN", "日本"]
+)
 
 
 def write(frame: pl.DataFrame, path: Path) -> None:
@@ -172,7 +174,7 @@ def test_one_table_in_any_form_and_in_parts_is_one_prepared_set(frame: pl.DataFr
             for part, (start, end) in enumerate(zip([0, *ends], [*ends, len(frame)], strict=True)):
                 write(frame[start:end], parts / f"part-{part}{form}")
             for path in (whole, parts):
-                source = interaction_log(str(path), columns=dict(COLUMNS))
+                source = interaction_log(str(path), columns=dict(COLUMNS), missing_ids="keep")
                 prepared = prepare(source, cache_dir=f"{name}/cache", filters=filters)
                 told = {key: prepared.meta[key] for key in ("steps", "time_unit")}
                 found = (*map(np.ndarray.tolist, (prepared.values, prepared.offsets, prepared.times)), told)

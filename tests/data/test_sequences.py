@@ -254,3 +254,19 @@ def test_to_moves_every_tensor():
     assert [type(group) for group in moved.groups] == [type(group) for group in batch.groups]
     assert moved.normalizer == batch.normalizer
     assert not any(tensor.is_meta for tensor in tensors_of(batch))
+
+
+def test_rows_of_an_evaluation_batch_are_the_batch_of_those_rows():
+    histories = make_histories(5, shortest=2)
+    chosen, cases = random_cases(histories, 6)
+    index, how = torch.arange(len(chosen)), {"max_len": 20, "mask_seen": True}
+    whole = evaluation_batch(flat(histories), cases, index, **how)
+    for start, stop in ((0, 1), (3, 11), (len(chosen) - 2, len(chosen)), (0, len(chosen))):
+        piece = whole.rows(start, stop)
+        alone = evaluation_batch(flat(histories), cases, index[start:stop], **how)
+        check_groups(
+            piece, [histories[u][max(first, end - 20) : end] for u, first, end in chosen[start:stop]], stop - start
+        )
+        for name in ("targets", "target_rows", "users", "cases", "seen_rows", "seen_items", "normalizer"):
+            assert torch.equal(*(torch.as_tensor(getattr(batch, name)) for batch in (piece, alone))), name
+        assert torch.equal(piece.newest(), alone.newest())

@@ -72,7 +72,7 @@ def test_movielens_1m(tmp_path):
         (1193, "Star Wars: Episode IV - A New Hope (1977)", ["Sci-Fi"]),
         (1212, "Mis\xe9rables, Les: Part 1 (1995)", ["Drama", "Musical"]),
     ]
-    assert source.notice is None
+    assert source.notices == ()
 
 
 def test_movielens_1m_takes_the_rebuilt_file_with_a_notice(tmp_path, capsys):

@@ -9,14 +9,26 @@ from typing import Any
 import pytest
 import torch
 from conftest import QUIET, TINY, mechanism
-from model_cases import HISTORIES, catalog_of, evaluation, gradients, in_one_group, mqsa_ted, sasrec, training
+from model_cases import (
+    HISTORIES,
+    NUM_ITEMS,
+    catalog_of,
+    evaluation,
+    gradients,
+    in_one_group,
+    mqsa_ted,
+    sasrec,
+    training,
+)
 
 from seqgen import config, run
 from seqgen.attention import Auxiliary
-from seqgen.data.sequences import one_target
+from seqgen.data.sequences import SequenceBatch, one_target
 from seqgen.diffusion.schedules import cosine
 from seqgen.errors import UserError
+from seqgen.model import base
 from seqgen.model.popularity import Popularity
+from seqgen.model.transition import Transition
 
 CATALOG = catalog_of(HISTORIES)
 
@@ -99,6 +111,42 @@ def test_of_a_cut_batch_only_the_prefix_counts(mechanism: Any, columns: str) -> 
         assert target == window[length]
         alone, _ = model.encode(torch.tensor([window[:length]]), torch.tensor([length]), last_only=True)
         torch.testing.assert_close(state, alone[0])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+@pytest.mark.parametrize("kind", ["dot product", "mqsa_ted", "counts", "popularity", "own ranking"])
+def test_ranking_in_pieces_gives_the_same_ranks_and_lists(
+    kind: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {
+        "dot product": lambda: sasrec(CATALOG),
+        "mqsa_ted": lambda: mqsa_ted(CATALOG),
+        "counts": lambda: Transition(catalog=CATALOG, max_len=6, metrics_k=[1, 3]),
+        "popularity": lambda: Popularity(catalog=CATALOG, metrics_k=[1, 3]),
+        "own ranking": lambda: Backwards(catalog=CATALOG, metrics_k=[1, 3]),
+    }[kind]().eval()
+    batch = evaluation(HISTORIES)
+    whole = model.test_step(batch, 0)
+    metrics = model.evaluation("test")
+    ranked, largest = base.target_ranks, []
+    monkeypatch.setattr(base, "RANKED", rows * (NUM_ITEMS + 1) + 1)
+    monkeypatch.setattr(base, "target_ranks", lambda scores, own: largest.append(len(scores)) or ranked(scores, own))
+    model.test_metrics.reset()
+    pieces = model.test_step(batch, 0)
+    assert max(largest) == rows
+    assert sum(largest) == len(batch)
+    assert pieces.keys() == whole.keys()
+    for name, value in whole.items():
+        assert torch.equal(pieces[name], value)
+    assert model.evaluation("test") == metrics
+
+
+class Backwards(Popularity):
+    """Overrides what is ranked instead of the scores."""
+
+    def ranking_scores(self, batch: SequenceBatch) -> torch.Tensor:
+        scores = super().ranking_scores(batch)
+        return torch.where(scores.isfinite(), -scores, scores)
 
 
 def test_total_is_the_weighted_sum_and_parts_are_raw() -> None:

@@ -5,6 +5,7 @@ import torch
 from model_cases import catalog_of, evaluation
 
 from seqgen.data.catalog import Catalog
+from seqgen.errors import SettingError
 from seqgen.metrics import top_items
 from seqgen.model.transition import Transition
 
@@ -29,12 +30,15 @@ def test_order_by_count_then_popularity_then_id() -> None:
     assert ranking(catalog, 3) == [1, 4, 3, 2, 5, 6]  # nothing follows: popularity
 
 
-@pytest.mark.parametrize(
-    ("max_len", "expected"), [(3, [5, 1, 4, 6, 2, 3]), (2, [1, 4, 5, 6, 2, 3]), (1, [4, 5, 6, 1, 2, 3])]
-)
+@pytest.mark.parametrize(("max_len", "expected"), [(3, [5, 1, 4, 6, 2, 3]), (2, [1, 4, 5, 6, 2, 3])])
 def test_only_the_newest_training_items_count(max_len: int, expected: list[int]) -> None:
     catalog = catalog_of([[4, 5, 6], [4, 5, 6], [4, 1]], num_items=6)
     assert ranking(catalog, 4, max_len) == expected
+
+
+def test_one_item_holds_no_transition() -> None:
+    with pytest.raises(SettingError, match=r"^max_len=1 must be at least 2: "):
+        Transition(catalog=catalog_of(HISTORIES, num_items=6), max_len=1, metrics_k=[1])
 
 
 def test_every_row_starts_from_its_own_newest_item() -> None:
