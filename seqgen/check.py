@@ -20,7 +20,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from seqgen.config import choices, choose, is_sweep, named_by_the_user, options, plain, sweeps_over
+from seqgen.config import choices, choose, is_job, named_by_the_user, options, plain, sweeps_over
 from seqgen.errors import UserError, nearest
 from seqgen.metric_table import METRICS, row_of
 from seqgen.signatures import check_node, check_type
@@ -153,7 +153,7 @@ def check(cfg: DictConfig) -> None:
     _check_trainer(cfg)
     _check_monitors(cfg, container)
     check_wandb(cfg)
-    if "hparams_search" in choices() and not is_sweep():
+    if "hparams_search" in choices() and not is_job():
         raise UserError("hparams_search= has no effect on a single run; add --multirun.")
 
 

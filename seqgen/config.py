@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from seqgen.errors import SettingError, UserError, nearest
+from seqgen.jobs import MARK
 
 T = TypeVar("T")
 _PACKAGE = Path(__file__).resolve().parent
@@ -71,8 +72,15 @@ def is_sweep() -> bool:
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
+def is_job() -> bool:
+    """Whether this run is one job of a --multirun, in the sweep's process or in one of its own (`seqgen.jobs`)."""
+    return is_sweep() or MARK in os.environ
+
+
 def sweeps_over(*groups: str) -> bool:
     """Whether this run is a job of a --multirun that goes through several choices of one of these groups."""
+    if MARK in os.environ:
+        return not set(groups).isdisjoint(os.environ[MARK].split(","))
     if not is_sweep():
         return False
     swept = {str(key): str(values) for key, values in (HydraConfig.get().sweeper.get("params") or {}).items()}

@@ -1,25 +1,28 @@
 """A run as a process of its own: started, stopped, and what became of it. Free of torch and of Hydra.
 
-What one job of a sweep does, leaking memory, crashing, being killed, harms no other; its output goes to `job.log` in its
-folder, and several devices inside it work as in a single run.
+What one job of a sweep does, leaking memory, crashing, being killed, harms no other; its output goes to `job.log` in
+its folder, and several devices inside it work as in a single run.
 """
 
 import contextlib
 import ctypes
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 LOG = "job.log"
-MARK = "SEQGEN_JOB"  # set in the processes of jobs, which so know that they are part of a sweep
+MARK = "SEQGEN_JOB"  # in the processes of jobs: the keys that the sweep goes through
 GRACE = 60.0  # seconds that a job has to write its record and checkpoint before it is killed
+POLL = 0.2  # seconds between two looks at a job
 PR_SET_PDEATHSIG = 1
 
 
@@ -30,12 +33,14 @@ class Job:
     Attributes:
         number: Within the sweep, from 0.
         overrides: As on the command line of a single run.
+        swept: Keys that differ between the jobs.
         folder: Its output folder.
         environment: Variables beside those of the process that starts it.
     """
 
     number: int
     overrides: Sequence[str]
+    swept: Sequence[str]
     folder: Path
     environment: Mapping[str, str]
 
@@ -43,8 +48,10 @@ class Job:
     def command(self) -> list[str]:
         """What is started."""
         # Hydra's grammar would read a folder's `=` or `,` otherwise than as text.
+        plain = re.fullmatch(r"[\w./-]+", str(self.folder))
         quoted = str(self.folder).replace("\\", "\\\\").replace("'", "\\'")
-        return [sys.executable, "-m", "seqgen.run", *self.overrides, f"hydra.run.dir='{quoted}'"]
+        folder = self.folder if plain else f"'{quoted}'"
+        return [sys.executable, "-m", "seqgen.run", *self.overrides, f"hydra.run.dir={folder}"]
 
     @property
     def again(self) -> str:
@@ -78,7 +85,7 @@ def start(job: Job) -> subprocess.Popen[bytes]:
     with (job.folder / LOG).open("ab") as log:
         return subprocess.Popen(
             job.command,
-            env=os.environ | job.environment | {MARK: str(job.number)},
+            env=os.environ | job.environment | {MARK: ",".join(job.swept)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -99,7 +106,9 @@ def carry_out(job: Job) -> Outcome:
     """
     process = start(job)
     try:
-        process.wait()
+        # Ray interrupts its workers without a signal, which a single long wait would not notice.
+        while process.poll() is None:
+            time.sleep(POLL)
     except (KeyboardInterrupt, SystemExit):
         stop(process)
         raise
@@ -131,7 +140,7 @@ def outcome(job: Job, returncode: int | None) -> Outcome:
         return Outcome(str(status), results.get("error"), results)
     if results and status == "running":
         return Outcome("killed", _death(returncode), results)
-    return Outcome("failed", last_words(job.folder) or f"It ended with exit code {returncode}.", results)
+    return Outcome("failed", last_words(job.folder) or _death(returncode), results)
 
 
 def _death(returncode: int | None) -> str:
@@ -159,5 +168,5 @@ def last_words(folder: Path) -> str | None:
         lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
-    told = [line.removeprefix("seqgen: ") for line in lines if line.startswith("seqgen: ")]
-    return told[-1] if told else next((line.strip() for line in reversed(lines) if line.strip()), None)
+    said = [line.removeprefix("seqgen: ") for line in lines if line.startswith("seqgen: ")]
+    return said[-1] if said else next((line.strip() for line in reversed(lines) if line.strip()), None)

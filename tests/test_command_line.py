@@ -189,7 +189,7 @@ def test_a_model_and_a_data_set_of_another_package(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_wheel_carries_its_configuration(tmp_path: Path) -> None:
-    for name in ("seqgen", "conf"):
+    for name in ("seqgen", "conf", "hydra_plugins"):
         shutil.copytree(ROOT / name, tmp_path / "source" / name)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path / "source")

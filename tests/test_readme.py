@@ -31,7 +31,7 @@ def test_a_command_of_the_readme_composes(line: str, tmp_path: Path, monkeypatch
         overrides.append(f"ckpt_path={checkpoint}")
     single = [re.sub(r"^([\w.]+=[^,\['\"]+),.*", r"\1", override) for override in overrides]
     if "-m" in words or "--multirun" in words:
-        monkeypatch.setattr("seqgen.check.is_sweep", lambda: True)
+        monkeypatch.setattr("seqgen.check.is_job", lambda: True)
     check(config.compose(single, output_dir=tmp_path))
 
 

@@ -10,7 +10,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,11 +54,15 @@ class RayLauncher(Launcher):
             job_overrides: Of each job.
             initial_job_idx: Number of the first.
         """
+        from seqgen.jobs import carry_out
+
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         jobs, configs = self._jobs(job_overrides, initial_job_idx)
         with self._ray() as ray:
-            outcomes = _carry_out(ray, jobs, self.num_cpus, self.num_gpus, str(self.config.monitor))
+            outcomes = carry_out_all(
+                ray, jobs, carry_out, num_cpus=self.num_cpus, num_gpus=self.num_gpus, monitor=str(self.config.monitor)
+            )
         return [
             _returned(job, config, outcome, outcomes, jobs, str(self.config.monitor))
             for job, config, outcome in zip(jobs, configs, outcomes, strict=True)
@@ -68,6 +72,8 @@ class RayLauncher(Launcher):
         from seqgen.jobs import Job
 
         jobs, configs = [], []
+        pairs = [dict(text.split("=", 1) for text in overrides if "=" in text) for overrides in job_overrides]
+        swept = [key for key in pairs[0] if len({pair.get(key) for pair in pairs}) > 1]
         for number, overrides in enumerate(job_overrides, start=first):
             config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             with open_dict(config):
@@ -75,7 +81,7 @@ class RayLauncher(Launcher):
             folder = Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)).resolve()
             threads = str(max(1, math.floor(self.num_cpus)))
             given = [*overrides, *self._passed_on()]
-            jobs.append(Job(number, given, folder, {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}))
+            jobs.append(Job(number, given, swept, folder, {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}))
             configs.append(config)
         return jobs, configs
 
@@ -92,9 +98,10 @@ class RayLauncher(Launcher):
             import ray
         except ImportError as error:
             raise UserError("hydra/launcher=ray needs the package ray: pip install 'seqgen[ray]'.") from error
-        here = {} if self.address else {"num_cpus": self.slots, "num_gpus": self.gpus, "include_dashboard": False}
+        here = {"num_cpus": self.slots, "num_gpus": self.gpus, "include_dashboard": False}
+        where: dict[str, Any] = {"address": self.address} if self.address else here
         try:
-            ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **here)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"hydra.launcher.address={self.address}: {' '.join(str(error).split())}") from error
         handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -105,11 +112,31 @@ class RayLauncher(Launcher):
             ray.shutdown()
 
 
-def _carry_out(ray: Any, jobs: Sequence["Job"], num_cpus: float, num_gpus: float, monitor: str) -> list["Outcome"]:
-    """Run the jobs; where the sweep is interrupted, stop those that run before it ends."""
-    from seqgen.jobs import carry_out, outcome
+def carry_out_all(
+    ray: Any,
+    jobs: Sequence["Job"],
+    work: Callable[["Job"], "Outcome"],
+    *,
+    num_cpus: float,
+    num_gpus: float,
+    monitor: str,
+) -> list["Outcome"]:
+    """Run the jobs; where the sweep is interrupted, stop those that run before it ends.
 
-    run = ray.remote(carry_out).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0)
+    Args:
+        ray: The package, initialised.
+        jobs: To run, in this order as far as there is place.
+        work: Runs one.
+        num_cpus: CPUs of a job.
+        num_gpus: GPUs of a job.
+        monitor: Metric of the lines that are printed.
+
+    Returns:
+        What became of each.
+    """
+    from seqgen.jobs import outcome
+
+    run = ray.remote(work).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0)
     waiting = {run.remote(job): job for job in jobs}
     outcomes: dict[int, Outcome] = {}
     progress = _Progress(len(jobs), monitor)
