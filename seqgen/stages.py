@@ -16,6 +16,7 @@ from seqgen.data.datamodule import SequenceDataModule
 from seqgen.errors import UserError
 from seqgen.metric_table import METRICS, row_of
 from seqgen.model.base import SequentialRecommender
+from seqgen.progress import Progress
 from seqgen.results import RunRecord
 
 
@@ -35,11 +36,12 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
         raise UserError(f"trainer.precision={cfg.trainer.precision} rounds the scores of model={name} to ties.")
     loggers = list(config.build(cfg, "logger").values()) if cfg.logger else []
     callbacks = list(config.build(cfg, "callbacks").values()) if cfg.callbacks and model.trainable else []
+    shown = [Progress(record, monitor=cfg.monitor)] if cfg.trainer.get("enable_progress_bar") is not False else []
     trainer: L.Trainer = config.build(
         cfg,
         "trainer",
         logger=loggers or False,
-        callbacks=[StepSeed(cfg.seed), Recorder(record), *callbacks],
+        callbacks=[StepSeed(cfg.seed), Recorder(record), *callbacks, *shown],
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,  # the data module shards batches itself, without duplicates
     )
