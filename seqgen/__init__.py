@@ -1,8 +1,8 @@
 """seqgen: train, compare and use generative and attention-based sequential recommenders.
 
     cfg = seqgen.compose(["model=sasrec", "data=ml1m"], output_dir="outputs/mine")
-    seqgen.run(cfg)
-    model = seqgen.load("outputs/mine/checkpoints/last.ckpt")
+    result = seqgen.run(cfg)
+    model = seqgen.load(result.checkpoint)
 
 Each is imported when it is first used: `import seqgen` alone imports neither torch nor Hydra.
 """

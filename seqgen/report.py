@@ -22,10 +22,13 @@ from rich.table import Column, Table
 
 from seqgen import stored
 from seqgen.errors import UserError, nearest
+from seqgen.labels import distinguish
 from seqgen.metric_table import METRICS
 from seqgen.results import identity
 from seqgen.settings import flatten
 
+LABEL = "model / attention / data"
+NARROW_LABEL = 26  # characters of a label's line where not all columns fit beside it
 DEFAULT_METRICS = [f"test/{name}" for name in ("hr@10", "ndcg@10", "mrr", "coverage@10", "novelty@10")]
 # What `diversity@K` stands for.
 DIVERSITY = [row.name for row in METRICS.values() if row.at_k and row.kind in ("accuracy", "diversity")]
@@ -43,6 +46,8 @@ class Run:
     names: list[str]  # of model, attention and data
     data: tuple[str, str]  # name and fingerprint; what two runs must share to be compared
     settings: dict[str, str]  # dotted key -> JSON text; what the runs of a group share
+    choices: dict[str, str]  # in each group of the configuration where one was made
+    overrides: list[str]  # of the command line
     numbers: dict[str, float]  # what a column can show
 
 
@@ -80,7 +85,9 @@ def _run(file: Path, place: str, results: dict[str, Any]) -> Run | str:
     settings["data.fingerprint"] = data[1]
     seeds = [settings.pop(key) for key in sorted(settings) if key == "seed" or key.endswith(".seed")]
     seed, name = (results["seed"], *seeds), results.get("name")
-    return Run(file, place, name, results["run_id"], seed, names, data, settings, numbers)
+    choices = {group: option for group, option in results["choices"].items() if option not in (None, "None")}
+    overrides = results.get("overrides", [])
+    return Run(file, place, name, results["run_id"], seed, names, data, settings, choices, overrides, numbers)
 
 
 def _find(folders: Iterable[str | Path], notes: list[str]) -> list[Run]:
@@ -109,8 +116,7 @@ def _find(folders: Iterable[str | Path], notes: list[str]) -> list[Run]:
 def _group(runs: list[Run]) -> dict[str, list[Run]]:
     """Group runs over seeds: label -> runs, in the order of the rows.
 
-    Groups of the same model, attention and data are told apart by the names of stored runs, or else by the keys that
-    differ.
+    Groups of the same model, attention and data are told apart by the names of stored runs, or else by what differs.
     """
     data_sets = list(dict.fromkeys(run.data for run in runs))
     same: dict[Any, list[Run]] = {}
@@ -123,18 +129,21 @@ def _group(runs: list[Run]) -> dict[str, list[Run]]:
         if len(alike) > 1 and len(set.union(*known.values()) - {None}) == len(alike) == sum(map(len, known.values())):
             labels |= {key: f"{label}, {names.pop()}" for key, names in known.items()}
             continue
-        seen = set()
-        for name in sorted({name for key in alike for name, _ in key}, key=lambda n: (n.count("."), n)):
-            values = [dict(key).get(name) for key in alike]
-            bare = [value and value.strip('"') for value in values]
-            values = bare if len(set(bare)) == len(set(values)) else values  # "1" is not 1
-            # `model.attention` is a resolved copy of `attention`: the shorter key stands for both.
-            mark = (name.rpartition(".")[2], *values)
-            if len(set(values)) > 1 and mark not in seen:
-                seen.add(mark)
-                for key, value in zip(alike, values, strict=True):
-                    labels[key] += "" if value is None else f", {name}={value}"
+        groups = [same[key] for key in alike]
+        typed = {_key(override) for group in groups for run in group for override in run.overrides}
+        more = distinguish([dict(key) for key in alike], [_shared_choices(group) for group in groups], typed)
+        labels |= {key: label + text for key, text in zip(alike, more, strict=True)}
     return {labels[key]: group for key, group in same.items()}
+
+
+def _shared_choices(group: list[Run]) -> dict[str, str]:
+    """The choices that all runs of a group made."""
+    first, *others = (run.choices for run in group)
+    return {name: option for name, option in first.items() if all(run.get(name) == option for run in others)}
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _known(name: str, names: Iterable[str]) -> str:
@@ -146,10 +155,12 @@ def _columns(metrics: Iterable[str], known: Collection[str]) -> list[str]:
     columns: list[str] = []
     for metric in metrics:
         name, _, k = metric.partition("@")
-        group = [f"test/{part}@{k}" for part in DIVERSITY] if name == "diversity" else [metric]
+        full = metric if metric in known or f"test/{metric}" not in known else f"test/{metric}"
+        group = [f"test/{part}@{k}" for part in DIVERSITY] if name == "diversity" else [full]
         columns += [column for column in group if column in known] or [metric]
     if unknown := [name for name in columns if name not in known]:
-        raise UserError(f"unknown metric {unknown[0]}{_known(unknown[0], known)}")
+        close = nearest(unknown[0], list(known)) or nearest(f"test/{unknown[0]}", list(known))
+        raise UserError(f"unknown metric {unknown[0]}{close or _known(unknown[0], known)}")
     return list(dict.fromkeys(columns))
 
 
@@ -169,7 +180,7 @@ def _baselines(groups: dict[str, list[Run]], name: str | None) -> dict[tuple[str
 
 
 def _values(rank: np.ndarray, compare: str) -> np.ndarray:
-    match = re.fullmatch(r"test/(?:(ndcg|hr)@([1-9]\d*)|mrr)", compare)
+    match = re.fullmatch(r"(?:test/)?(?:(ndcg|hr)@([1-9]\d*)|mrr)", compare)
     if not match:
         raise UserError(f"cannot compare {compare}: use test/ndcg@K, test/hr@K or test/mrr")
     gain = {"ndcg": 1 / np.log2(rank + 1), "hr": np.ones(len(rank)), None: 1 / rank}[match[1]]
@@ -253,8 +264,9 @@ def report(
 
     Args:
         folders: Folders, searched recursively.
-        metrics: Metrics of ``results.json``, ``train_epoch_s`` (median), ``parameters``, and ``diversity@K`` for the
-            accuracy at K beside what the lists cover and repeat; None for the usual.
+        metrics: Metrics of ``results.json``, those of the test also without ``test/``, ``train_epoch_s`` (median),
+            ``parameters``, and ``diversity@K`` for the accuracy at K beside what the lists cover and repeat; None for
+            the usual.
         baseline: ``model``, ``model/attention`` or a label; None for the first row of each data set.
         compare: Metric of the paired difference: ``test/ndcg@K``, ``test/hr@K`` or ``test/mrr``.
         samples: Number of bootstrap samples.
@@ -295,27 +307,48 @@ def report(
     return pl.DataFrame(rows, infer_schema_length=None).fill_nan(None).select("data", pl.exclude("data"))
 
 
-def _table(frame: pl.DataFrame, compare: str, samples: int) -> Table:
-    caption = (
-        f"±: sample standard deviation over seeds. Δ: mean paired difference in {compare} to the baseline, "
-        f"seeds averaged first, and its 95 % bootstrap interval ({samples} samples of users); * excludes 0. "
-        f"Baseline: {'; '.join(frame['baseline'].drop_nulls().unique(maintain_order=True))}."
-    )
+def _tables(frame: pl.DataFrame, compare: str, width: int) -> list[Table]:
+    """The table, as several below one another where its columns do not fit into a width; each row has its label."""
     metrics = [name for name in frame.columns if f"{name} std" in frame.columns]
-    names = ("model / attention / data", "seeds", *metrics, f"Δ {compare}")
-    table = Table(*[Column(name, overflow="fold") for name in names], caption=caption, caption_justify="left")
-    for row in frame.iter_rows(named=True):
-        cells = [row["label"], str(row["seeds"])]
-        for name in metrics:
-            form = {"parameters": ",.0f", "train_epoch_s": ".2f"}.get(name, ".4f")
-            values = [value for value in (row[name], row[f"{name} std"]) if value is not None]
-            cells.append(" ± ".join(f"{value:{form}}" for value in values) or "-")
-        delta = "baseline" if row["baseline"] == row["label"] else "-"
-        if row["difference"] is not None:
-            delta = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
-            delta += " *" if row["low"] > 0 or row["high"] < 0 else ""
-        table.add_row(*cells, delta)
-    return table
+    columns = {"seeds": [str(seeds) for seeds in frame["seeds"]]}
+    for name in metrics:
+        form = {"parameters": ",.0f", "train_epoch_s": ".2f"}.get(name, ".4f")
+        pairs = zip(frame[name], frame[f"{name} std"], strict=True)
+        cells = [" ± ".join(f"{value:{form}}" for value in pair if value is not None) for pair in pairs]
+        columns[name.removeprefix("test/")] = [cell or "-" for cell in cells]
+    columns[f"Δ {compare.removeprefix('test/')}"] = [_delta(row) for row in frame.iter_rows(named=True)]
+    widths = {name: max(map(len, (name, *cells))) + 3 for name, cells in columns.items()}
+    labels = frame["label"].to_list()
+    label_width = max(map(len, (LABEL, *labels)))
+    if label_width + 4 + sum(widths.values()) > width:
+        label_width = min(label_width, NARROW_LABEL)
+    blocks: list[list[str]] = [[]]
+    for name in columns:
+        if blocks[-1] and label_width + 4 + sum(widths[n] for n in [*blocks[-1], name]) > width:
+            blocks.append([])
+        blocks[-1].append(name)
+    tables = []
+    for block in blocks:
+        table = Table(Column(LABEL, max_width=label_width, overflow="fold"), *block)
+        for row, label in enumerate(labels):
+            table.add_row(label, *(columns[name][row] for name in block))
+        tables.append(table)
+    return tables
+
+
+def _delta(row: dict[str, Any]) -> str:
+    if row["difference"] is None:
+        return "baseline" if row["baseline"] == row["label"] else "-"
+    certain = " *" if row["low"] > 0 or row["high"] < 0 else ""
+    return f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]{certain}"
+
+
+def _caption(frame: pl.DataFrame, compare: str, samples: int) -> str:
+    return (
+        "Metrics are those of the test. ±: sample standard deviation over seeds. Δ: mean paired difference in "
+        f"{compare} to the baseline, seeds averaged first, and its 95 % bootstrap interval ({samples} samples of "
+        f"users); * excludes 0. Baseline: {'; '.join(frame['baseline'].drop_nulls().unique(maintain_order=True))}."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -323,9 +356,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m seqgen.report", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("folders", nargs="+", help="folders, searched recursively for results.json and stored runs")
-    add("--metrics", type=lambda text: re.split(", *", text), help="test/hr@5,diversity@10,train_epoch_s,parameters")
+    add(
+        "--metrics",
+        type=lambda text: re.split(", *", text),
+        help="hr@5,val/ndcg@10,diversity@10,train_epoch_s,parameters",
+    )
     add("--baseline", help="sasrec, sasrec/softmax or a whole label (default: first row of each data set)")
-    add("--compare", default="test/ndcg@10", help="metric of Δ: test/ndcg@K, test/hr@K or test/mrr")
+    add("--compare", default="test/ndcg@10", help="metric of Δ: ndcg@K, hr@K or mrr, of the test")
     add("--csv", type=Path, help="also write the table to this file, in full precision")
     add("--samples", type=int, default=10_000, help="number of bootstrap samples")
     add("--seed", type=int, default=0, help="seed of the bootstrap")
@@ -342,7 +379,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(1)
     # A file or a pipe has no width to keep to: nothing is wrapped there.
     console = Console(width=None if sys.stdout.isatty() else 10_000, markup=False, emoji=False)
-    console.print(_table(frame, args["compare"], args["samples"]), *notes, sep="\n")
+    tables = _tables(frame, args["compare"], console.width)
+    console.print(*tables, _caption(frame, args["compare"], args["samples"]), *notes, sep="\n")
 
 
 if __name__ == "__main__":

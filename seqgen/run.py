@@ -3,11 +3,14 @@
 compose -> seed -> data -> model -> trainer -> fit -> test -> summary
 """
 
+import io
+import logging
 import sys
 import time
 import types
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig
@@ -20,14 +23,34 @@ if TYPE_CHECKING:  # torch is imported inside `run`, so that --help and tab comp
     from seqgen.model.base import SequentialRecommender
 
 
-def run(cfg: DictConfig) -> float:
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run gives back.
+
+    Attributes:
+        folder: The run's output folder.
+        status: How it ended, `finished`: whatever else happens is raised.
+        objective: The best value of `monitor`, which sweeps maximise.
+        best_epoch: Counted from 0; None where no checkpoint of the best was kept.
+        metrics: Validation of the best epoch and test, such as `test/ndcg@10`.
+        checkpoint: What was tested, for `seqgen.load`; None where none was kept.
+        record: The content of `results.json`: `history`, `timing`, `run_id`, `config` and so on.
+    """
+
+    folder: Path
+    status: str
+    objective: float
+    best_epoch: int | None
+    metrics: dict[str, float]
+    checkpoint: Path | None
+    record: dict[str, Any]
+
+
+def run(cfg: DictConfig) -> RunResult:
     """Train, evaluate and record one composed configuration.
 
     Args:
         cfg: From the command line, or from `seqgen.config.compose`.
-
-    Returns:
-        The best value of `monitor`, which sweeps maximise.
 
     Raises:
         UserError: Something in the configuration, the data or a file is wrong.
@@ -77,23 +100,39 @@ def run(cfg: DictConfig) -> float:
         record.content["timing"]["total_s"] = time.perf_counter() - started
     if trainer.is_global_zero:
         summary.print_summary(record)
-    return record.best(cfg.monitor)
+    kept = Path(getattr(trainer.checkpoint_callback, "best_model_path", "") or record.folder / "checkpoints/last.ckpt")
+    return RunResult(
+        folder=record.folder,
+        status=record.content["status"],
+        objective=record.best(cfg.monitor),
+        best_epoch=record.content["best_epoch"],
+        metrics=record.content["metrics"],
+        checkpoint=kept if kept.is_file() else None,
+        record=record.content,
+    )
 
 
 @hydra.main(config_path=config.CONFIG_DIR, config_name="config", version_base="1.3")
 def _hydra_main(cfg: DictConfig) -> float | None:
-    return config.kept(run, cfg)
+    result = config.kept(run, cfg)
+    return None if result is None else result.objective
 
 
 def main() -> None:
     """The command line: for an error that the user can correct, one sentence and exit code 1."""
-    config.command(_hydra_main)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log that is followed shows each line at once
+    logging.captureWarnings(True)  # into run.log, besides the terminal
+    try:
+        config.command(_hydra_main)
+    finally:
+        logging.captureWarnings(False)
 
 
 class _CallableModule(types.ModuleType):
     """This module, called as `seqgen.run(cfg)`: it and its function would otherwise compete for one name."""
 
-    def __call__(self, cfg: DictConfig) -> float:
+    def __call__(self, cfg: DictConfig) -> RunResult:
         return run(cfg)
 
 

@@ -18,6 +18,7 @@ from seqgen.errors import UserError
 from seqgen.finite import StopAtNonFinite
 from seqgen.metric_table import METRICS, row_of
 from seqgen.model.base import SequentialRecommender
+from seqgen.progress import Progress
 from seqgen.results import RunRecord
 
 
@@ -37,11 +38,12 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
         raise UserError(f"trainer.precision={cfg.trainer.precision} rounds the scores of model={name} to ties.")
     loggers = _built(cfg, "logger", Logger) if cfg.logger else []
     callbacks = _built(cfg, "callbacks", L.Callback) if cfg.callbacks and model.trainable else []
+    shown = [Progress(record, monitor=cfg.monitor)] if cfg.trainer.get("enable_progress_bar") is not False else []
     trainer: L.Trainer = config.build(
         cfg,
         "trainer",
         logger=loggers or False,
-        callbacks=[StepSeed(cfg.seed), StopAtNonFinite(), Recorder(record), *callbacks],
+        callbacks=[StepSeed(cfg.seed), StopAtNonFinite(), Recorder(record), *callbacks, *shown],
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,  # the data module shards batches itself, without duplicates
     )

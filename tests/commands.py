@@ -23,7 +23,7 @@ from seqgen.run import run
 
 def start(folder: Path, *overrides: str) -> dict[str, Any]:
     """Run, and return results.json."""
-    value = run(config.compose([*TINY, *QUIET, *overrides], output_dir=folder))
+    value = run(config.compose([*TINY, *QUIET, *overrides], output_dir=folder)).objective
     results: dict[str, Any] = json.loads((folder / "results.json").read_text())
     validated = [epoch["val/ndcg@10"] for epoch in results["history"] if "val/ndcg@10" in epoch]
     assert value == max(validated or [results["metrics"].get("val/ndcg@10", value)])

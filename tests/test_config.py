@@ -77,7 +77,7 @@ def test_every_experiment_trains_on_generated_data(path: Path, tmp_path: Path) -
     from seqgen.run import run
 
     overrides = [f"experiment={path.stem}", "data=synthetic", *TINY, "trainer.max_epochs=1"]
-    assert run(compose(tmp_path, *overrides)) > 0
+    assert run(compose(tmp_path, *overrides)).objective > 0
 
 
 def test_an_experiment_extends_another(tmp_path: Path) -> None:

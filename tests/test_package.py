@@ -62,7 +62,9 @@ def test_the_three_names_are_all_there_is(tmp_path: Path) -> None:
 
 def test_a_notebook_composes_runs_and_loads(tmp_path: Path) -> None:
     overrides = ["model=sasrec", "model.hidden_dim=16", "trainer.max_epochs=1", *TINY, *QUIET]
-    best = seqgen.run(seqgen.compose(overrides, output_dir=tmp_path))
-    assert 0 < best < 1
-    model = seqgen.load(tmp_path / "checkpoints/last.ckpt")
+    result = seqgen.run(seqgen.compose(overrides, output_dir=tmp_path))
+    assert (result.folder, result.status, result.best_epoch) == (tmp_path, "finished", 0)
+    assert 0 < result.objective == result.metrics["val/ndcg@10"] == result.record["history"][0]["val/ndcg@10"] < 1
+    assert result.metrics == json.loads((tmp_path / "results.json").read_text())["metrics"]
+    model = seqgen.load(result.checkpoint)
     assert (model.num_items, model.training) == (40, False)
