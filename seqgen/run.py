@@ -35,24 +35,25 @@ def run(cfg: DictConfig) -> float:
     import pytorch_lightning as L
     from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-    from seqgen import stages, summary
+    from seqgen import resume, stages, summary
     from seqgen.callbacks import reset_peak_memory
     from seqgen.results import RunRecord, recorded
 
     summary.quiet()
     started = time.perf_counter()
     first = getattr(rank_zero_only, "rank", 0) == 0
-    settings = config.plain(cfg)
     record = RunRecord(
         Path(cfg.paths.output_dir),
-        config=settings,
+        config=config.plain(cfg),
         choices=config.choices(),
         overrides=config.overrides(),
         write=first,
     )
-    if first and cfg.print_config:
-        summary.print_config(settings, config.choices())
     with recorded(record, lambda error: config.sentence(error, sys.argv[1:]), announce=config.is_sweep()):
+        cfg, overrides = resume.continued(cfg)
+        record.update(config=config.plain(cfg), overrides=overrides, seed=cfg.seed)
+        if first and cfg.print_config:
+            summary.print_config(record.content["config"], config.choices())
         check(cfg)
         reset_peak_memory()
         L.seed_everything(cfg.seed, verbose=False)
@@ -83,6 +84,10 @@ def _hydra_main(cfg: DictConfig) -> float | None:
 
 def main() -> None:
     """The command line: for an error that the user can mend, one sentence and exit code 1."""
+    if any(argument.startswith("ckpt_path=") for argument in sys.argv):
+        from seqgen.resume import with_choices
+
+        sys.argv[1:] = with_choices(sys.argv[1:])
     config.command(_hydra_main)
 
 
