@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
+from seqgen.checkpoint import read_checkpoint
 from seqgen.data.sequences import SequenceBatch
 from seqgen.errors import UserError
 from seqgen.model.base import SequentialRecommender
@@ -34,56 +34,126 @@ class StepSeed(L.Callback):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """The checkpoint of the best epoch, which a run resumed in a new folder takes along.
+    """The checkpoint of the best epoch, which neither a kill nor a resume in a new folder loses.
 
-    Lightning forgets the best score when the folder changes, so that the first resumed epoch would count as the best.
+    Each checkpoint of the run holds the weights of the best epoch, so that it can be resumed alone. The previous best
+    checkpoint is removed only once all checkpoints of the epoch are on disk.
     """
 
     def __init__(self, *, resumed_from: str | None = None, **settings: Any) -> None:
         """Take ModelCheckpoint's settings, and the checkpoint that the run resumes from."""
         super().__init__(**settings)
         self.resumed_from = resumed_from
+        self.best_weights: dict[str, Any] | None = None  # the epoch, and on the first process its state_dict
+        self.outdated: list[str] = []
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best score, and copy the best checkpoint into this run's folder.
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remove what the previous epoch made superfluous."""
+        self._remove_outdated(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remove what the last epoch made superfluous."""
+        super().on_train_end(trainer, pl_module)
+        self._remove_outdated(trainer)
+
+    def _remove_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        self.outdated.append(filepath)
+
+    def _remove_outdated(self, trainer: L.Trainer) -> None:
+        while self.outdated:
+            super()._remove_checkpoint(trainer, self.outdated.pop())
+
+    def _get_metric_interpolated_filepath_name(
+        self, monitor_candidates: dict[str, torch.Tensor], trainer: L.Trainer, del_filepath: str | None = None
+    ) -> str:
+        # Lightning would write over the previous best, to which the last checkpoint still refers.
+        return super()._get_metric_interpolated_filepath_name(monitor_candidates, trainer)
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        if filepath == self.best_model_path:
+            weights = trainer.strategy.lightning_module_state_dict()
+            kept = {name: value.detach().cpu().clone() for name, value in weights.items()}
+            self.best_weights = {
+                "epoch": trainer.current_epoch,
+                "state_dict": kept if trainer.is_global_zero else {},
+            }
+        super()._save_checkpoint(trainer, filepath)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the best weights in the checkpoint of another epoch."""
+        kept = checkpoint.setdefault("best", {})
+        if self.best_weights is not None and self.best_weights["epoch"] != checkpoint["epoch"]:
+            kept[self.state_key] = self.best_weights
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take the best checkpoint along into this run's folder; Lightning forgets its score when the folder changes.
 
         Raises:
-            UserError: It lies neither where it was written nor beside the checkpoint that is resumed.
+            UserError: An old checkpoint lacks the best weights, and their own file is gone.
         """
-        written = state_dict["best_model_path"]
-        if written and self.dirpath is not None and self.resumed_from is not None:
-            name = Path(written).name
-            # The last place serves the test at the end of a resumed run, when the first two may be gone.
-            places = [Path(written), Path(self.resumed_from).parent / name, Path(self.dirpath) / name]
-            best = next((place for place in places if place.is_file()), None)
-            if best is None:
-                raise UserError(f"The best checkpoint of the resumed run is gone: put it back at {places[0]}.")
-            copied = Path(self.dirpath, best.name)
-            if copied.resolve() != best.resolve():
-                copied.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(best, copied)
-            state_dict = state_dict | {
-                "dirpath": self.dirpath,
-                "best_model_path": str(copied),
-                "best_k_models": {str(copied): state_dict["best_model_score"]},
-                "kth_best_model_path": str(copied),
-                "last_model_path": "",
-            }
-        super().load_state_dict(state_dict)
+        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        if trainer.state.fn != TrainerFn.FITTING or not state or not state["best_model_path"] or self.dirpath is None:
+            return
+        own = {name: checkpoint[name] for name in ("epoch", "state_dict")}
+        self.best_weights = checkpoint["best"].get(self.state_key, own) if "best" in checkpoint else None
+        best = Path(self.dirpath, Path(state["best_model_path"]).name)
+        if trainer.is_global_zero:
+            self._establish(best, Path(state["best_model_path"]), checkpoint)
+        checkpoint["callbacks"][self.state_key] = state | {
+            "dirpath": self.dirpath,
+            "best_model_path": str(best),
+            "best_k_models": {str(best): state["best_model_score"]},
+            "kth_best_model_path": str(best),
+            "last_model_path": "",
+        }
+
+    def _establish(self, best: Path, written: Path, checkpoint: dict[str, Any]) -> None:
+        """Have the best checkpoint in this run's folder: the whole file where there is one, or else its weights."""
+        beside = [Path(self.resumed_from).parent / written.name] if self.resumed_from else []
+        for place in (written, *beside, best):
+            try:
+                found = read_checkpoint(place)
+            except UserError:
+                continue
+            if self.best_weights is None or found["epoch"] == self.best_weights["epoch"]:
+                if place.resolve() != best.resolve():
+                    AtomicCheckpointIO().save_checkpoint(found, best)
+                return
+        if self.best_weights is None:
+            raise UserError(f"The best checkpoint of the resumed run is gone: put it back at {written}.")
+        kept = {name: checkpoint[name] for name in ("pytorch-lightning_version", "global_step", "seqgen")}
+        AtomicCheckpointIO().save_checkpoint(kept | self.best_weights, best)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there, so that a cut-off run leaves the previous one whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write all of it to disk, then replace."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(f"{path}.{os.getpid()}.part")
-        with beside.open("wb") as stream:
-            torch.save(checkpoint, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(beside, path)
+        """Write all of it to disk, then replace; the new name is on disk too before anything else is removed."""
+        folder = Path(path).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = Path(f"{path}.part")
+        try:
+            with beside.open("wb") as stream:
+                torch.save(checkpoint, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(beside, path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+        with contextlib.suppress(OSError):  # a file system that knows no open folders
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read onto the CPU, from where Lightning distributes it."""
+        return read_checkpoint(path)
 
 
 class Recorder(L.Callback):
@@ -107,13 +177,15 @@ class Recorder(L.Callback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what a resumed run's record goes on from."""
         names = ("history", "epoch_s", "epoch_cpu_s", "targets", "rows")
-        checkpoint["record"] = {name: getattr(self, name) for name in names}
+        run = {name: self.record.content[name] for name in ("choices", "overrides")}
+        checkpoint["record"] = {name: getattr(self, name) for name in names} | run
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on from the record of the run that is resumed; a test of a checkpoint leaves this run's own alone."""
         if trainer.state.fn == TrainerFn.FITTING:
             for name, value in checkpoint["record"].items():
-                setattr(self, name, value)
+                if name not in ("choices", "overrides"):
+                    setattr(self, name, value)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the epoch's clocks, and forget the validation of an earlier epoch."""
@@ -161,8 +233,12 @@ class Recorder(L.Callback):
         """Record the best epoch and its validation, or the newest validation where no best checkpoint was kept."""
         best = _best_epoch(trainer) if trainer.is_global_zero else None
         epochs = {entry["epoch"]: entry for entry in self.history}
-        chosen = self.validated if best is None else epochs.get(best, {})
-        self.record.update(best_epoch=best, metrics={k: v for k, v in chosen.items() if k.startswith("val/")})
+        newest = self.history[-1] if self.history else {}
+        chosen = newest if best is None else epochs.get(best, {})
+        metrics = {k: v for k, v in chosen.items() if k.startswith("val/")}
+        # Also of a run that is resumed after its last epoch.
+        self.record.update(history=self.history, epochs=len(self.history), **self._costs(trainer))
+        self.record.update(best_epoch=best, metrics=metrics)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock of the evaluation, and forget the ranks of an earlier one."""
@@ -215,8 +291,7 @@ def _best_epoch(trainer: L.Trainer) -> int | None:
     callback = trainer.checkpoint_callback
     if not isinstance(callback, ModelCheckpoint) or callback.monitor is None or not callback.best_model_path:
         return None
-    # Mapped, so that no weight is read.
-    epoch: int = torch.load(callback.best_model_path, map_location="cpu", weights_only=True, mmap=True)["epoch"]
+    epoch: int = read_checkpoint(callback.best_model_path)["epoch"]
     return epoch
 
 

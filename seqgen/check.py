@@ -35,6 +35,7 @@ RUN_KEYS: dict[str, Any] = {
     "compile": bool,
     "monitor": str,
     "print_config": bool,
+    "trust": list[str],
 }
 # Groups that build nothing by themselves: something else must refer to them, or they have no effect.
 REFERRED_GROUPS = ("diffusion", "attention", "loss", "optimizer", "scheduler")

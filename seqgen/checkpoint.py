@@ -1,5 +1,6 @@
-"""A checkpoint: read, made into a model again, and held against what a resumed run would do with it."""
+"""A checkpoint: read and verified in one place, and made into a model again (`seqgen.resume` trains on from it)."""
 
+import zipfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,39 +11,32 @@ from omegaconf import DictConfig, OmegaConf
 from seqgen import config
 from seqgen.data.catalog import Catalog
 from seqgen.errors import UserError
-from seqgen.settings import flatten
 
 if TYPE_CHECKING:
     from seqgen.model.base import SequentialRecommender
 
-# What a resumed run must share with the run it goes on from: its state was made with these.
-SHARED = ("seed", "data", "diffusion", "attention", "loss", "optimizer", "scheduler", "model")
-# Keys below them that change cost or place, not the training.
-FREE = (
-    "data.cache_dir",
-    "data.source.data_dir",
-    "data.source.url",
-    "data.eval_batch_size",
-    "data.num_workers",
-    "data.storage",
-)
-
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of ours: tensors and plain containers, which execute nothing.
+    """Read a checkpoint of ours, once its checksums are right: tensors and plain containers, which execute nothing.
 
     Raises:
-        UserError: The file is absent, broken, or something else.
+        UserError: The file is absent, cut off, altered, or something else.
     """
     if not Path(path).is_file():
         raise UserError(f"{path} is not a file; name a checkpoint such as outputs/.../checkpoints/last.ckpt.")
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if "seqgen" in checkpoint:
-            return checkpoint
-    except Exception as error:  # torch raises many kinds for a file that is cut off or no checkpoint
+        # torch writes a zip file, with the CRC-32 of each part, but does not verify it.
+        with zipfile.ZipFile(path) as archive:
+            altered = archive.testzip()
+        if altered is None:
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zipfile and torch raise many kinds for a file that is cut off or no checkpoint
         raise UserError(f"{path} cannot be read as a checkpoint; it is cut off, or no checkpoint.") from error
-    raise UserError(f"{path} is a checkpoint that seqgen did not write.")
+    if altered is not None:
+        raise UserError(f"{path} was altered after it was written: the checksum of its part {altered} is wrong.")
+    if "seqgen" not in checkpoint:
+        raise UserError(f"{path} is a checkpoint that seqgen did not write.")
+    return checkpoint
 
 
 def load(path: str | Path, *, trust: Collection[str] = ()) -> "SequentialRecommender":
@@ -109,31 +103,3 @@ def restore(
     model.on_load_checkpoint(checkpoint)
     model.load_state_dict(state)
     return model.eval()
-
-
-def refuse_changed_settings(checkpoint: dict[str, Any], settings: dict[str, Any], path: str) -> None:
-    """Refuse to resume under other settings, which the checkpoint's state would silently overrule or mix.
-
-    Args:
-        checkpoint: From `read_checkpoint`.
-        settings: The run's composed configuration.
-        path: For the sentence.
-
-    Raises:
-        UserError: Names the first key that differs, or says that nothing is left to train.
-    """
-    kept = checkpoint["seqgen"]["config"]
-    theirs, ours = ({key: flatten(node.get(key), key) for key in SHARED} for node in (kept, settings))
-    for group in SHARED:
-        # Another class has other settings: it is named before them.
-        for key in sorted(theirs[group].keys() | ours[group].keys(), key=lambda k: (not k.endswith("._target_"), k)):
-            before, now = theirs[group].get(key), ours[group].get(key)
-            # model.attention and its like repeat the group; the data's fingerprint speaks for its files.
-            if before != now and key not in FREE and not key.startswith(tuple(f"model.{g}." for g in SHARED)):
-                raise UserError(
-                    f"{key}={now} differs from {before} in ckpt_path={path}; a resumed run keeps its settings "
-                    "(only trainer.* and what is logged may change)."
-                )
-    done, wanted = checkpoint["epoch"] + 1, settings["trainer"]["max_epochs"]
-    if done >= wanted:
-        raise UserError(f"ckpt_path={path} has trained {done} epochs already; set trainer.max_epochs above that.")

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +39,10 @@ def compose(overrides: Sequence[str] = (), *, output_dir: str | Path) -> DictCon
         overrides: As on the command line, such as `["model=sasrec", "seed=1"]`.
         output_dir: The run's folder.
     """
+    if any(text.startswith("ckpt_path=") for text in overrides):
+        from seqgen.resume import with_choices
+
+        overrides = with_choices(overrides)
     GlobalHydra.instance().clear()
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
         cfg = hydra_compose("config", [*overrides], return_hydra_config=True)
@@ -166,6 +170,24 @@ def _refuse(error: BaseException | None, key: str, target: str) -> None:
         raise UserError(f"{key}: {text}") from error
 
 
+def refuse_foreign(taken: Mapping[str, Any], trust: Collection[str]) -> None:
+    """Refuse, of values that came out of a file, what `build` would not build from one.
+
+    Args:
+        taken: The value by its dotted key.
+        trust: As of `build`.
+
+    Raises:
+        UserError: Names the key.
+    """
+    for key, value in taken.items():
+        path, _, name = key.rpartition(".")
+        if name == "_target_":
+            _refuse_foreign_target(value, path, trust)
+        else:
+            _refuse_foreign(value, key, trust)
+
+
 def _refuse_foreign(node: Any, path: str, trust: Collection[str]) -> None:
     if isinstance(node, dict | list):
         for name, value in node.items() if isinstance(node, dict) else enumerate(node):
@@ -181,7 +203,7 @@ def _refuse_foreign_target(target: object, path: str, trust: Collection[str]) ->
     from hydra.utils import get_object
 
     target = str(target)
-    if target in _own_targets():
+    if target in _own_targets(path.partition(".")[0]):
         return
     package = target.partition(".")[0]
     if package not in trust:
@@ -198,10 +220,16 @@ def _refuse_foreign_target(target: object, path: str, trust: Collection[str]) ->
 
 
 @functools.cache
-def _own_targets() -> frozenset[str]:
-    """What seqgen's own YAML files build of seqgen; a name below `seqgen.` alone may lead to any imported module."""
-    texts = [file.read_text(encoding="utf-8") for file in Path(CONFIG_DIR).rglob("*.yaml")]
-    return frozenset(name for text in texts for name in re.findall(r"\b_target_: *(seqgen\.[\w.]+)", text))
+def _own_targets(group: str) -> frozenset[str]:
+    """What seqgen's own YAML files build: of seqgen, and in this group of others (torch's optimisers, Lightning).
+
+    A name below `seqgen.` alone may lead to any imported module.
+    """
+    names = set()
+    for file in Path(CONFIG_DIR).rglob("*.yaml"):
+        found = re.findall(r"\b_target_: *([\w.]+)", file.read_text(encoding="utf-8"))
+        names |= {name for name in found if name.startswith("seqgen.") or file.is_relative_to(Path(CONFIG_DIR, group))}
+    return frozenset(names)
 
 
 def build_model(cfg: DictConfig, *, catalog: Any) -> Any:

@@ -23,7 +23,7 @@ import polars as pl
 import seqgen
 
 # What does not change a run's outcome is not part of its identity.
-NOT_IDENTITY = ("paths", "logger", "print_config", "tags", "task", "ckpt_path", "train", "test", "compile")
+NOT_IDENTITY = ("paths", "logger", "print_config", "tags", "task", "ckpt_path", "train", "test", "compile", "trust")
 
 
 class RunRecord:

@@ -58,7 +58,7 @@ def run(cfg: DictConfig) -> RunResult:
     import pytorch_lightning as L
     from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-    from seqgen import stages, summary
+    from seqgen import resume, stages, summary
     from seqgen.callbacks import reset_peak_memory
     from seqgen.results import RunRecord, recorded
 
@@ -69,17 +69,18 @@ def run(cfg: DictConfig) -> RunResult:
     drop_unused(cfg)
     if first:
         check_folder(cfg)
-    settings = config.plain(cfg)
     record = RunRecord(
         Path(cfg.paths.output_dir),
-        config=settings,
+        config=config.plain(cfg),
         choices=config.choices(),
         overrides=config.overrides(),
         write=first,
     )
-    if first and cfg.print_config:
-        summary.print_config(settings, config.choices())
     with recorded(record, lambda error: config.sentence(error, sys.argv[1:]), announce=config.is_sweep()):
+        cfg, overrides = resume.continued(cfg)
+        record.update(config=config.plain(cfg), overrides=overrides, seed=cfg.seed)
+        if first and cfg.print_config:
+            summary.print_config(record.content["config"], config.choices())
         check(cfg)
         reset_peak_memory()
         L.seed_everything(cfg.seed, verbose=False)
@@ -120,6 +121,10 @@ def _hydra_main(cfg: DictConfig) -> float | None:
 
 def main() -> None:
     """The command line: for an error that the user can correct, one sentence and exit code 1."""
+    if any(argument.startswith("ckpt_path=") for argument in sys.argv):
+        from seqgen.resume import with_choices
+
+        sys.argv[1:] = with_choices(sys.argv[1:])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log that is followed shows each line at once
     logging.captureWarnings(True)  # into run.log, besides the terminal

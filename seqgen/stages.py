@@ -9,10 +9,10 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 
-from seqgen import config, summary
+from seqgen import config, resume, summary
 from seqgen.callbacks import AtomicCheckpointIO, Recorder, StepSeed
 from seqgen.check import monitors
-from seqgen.checkpoint import read_checkpoint, refuse_changed_settings
+from seqgen.checkpoint import read_checkpoint
 from seqgen.data.datamodule import SequenceDataModule
 from seqgen.errors import UserError
 from seqgen.finite import StopAtNonFinite
@@ -102,17 +102,28 @@ def fit(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data:
     """
     if model.trainable:
         if cfg.ckpt_path:
-            refuse_changed_settings(read_checkpoint(cfg.ckpt_path), config.plain(cfg), cfg.ckpt_path)
+            _prepare_resuming(cfg, trainer)
         with config.settings_of(cfg, "model"):
             trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
         return
     if cfg.ckpt_path:
         raise UserError(
-            f"ckpt_path has no effect with model={config.choices()['model']}, which is not trained by steps."
+            f"ckpt_path has no effect with model={config.choices()['model']}, which is not trained by steps; set "
+            "train=false to test it."
         )
     trainer.validate(model, datamodule=data, verbose=False)
     if cfg.callbacks and not cfg.trainer.fast_dev_run:
         trainer.save_checkpoint(Path(cfg.paths.output_dir, "checkpoints", "last.ckpt"))
+
+
+def _prepare_resuming(cfg: DictConfig, trainer: L.Trainer) -> None:
+    settings, checkpoint = config.plain(cfg), read_checkpoint(cfg.ckpt_path)
+    resume.refuse_unresumable(checkpoint, cfg.ckpt_path)
+    resume.refuse_changed_settings(checkpoint, settings, cfg.ckpt_path)
+    last = resume.last_epoch(checkpoint, settings["trainer"], cfg.ckpt_path)
+    trainer.fit_loop.max_epochs = last
+    if last == checkpoint["epoch"] + 1 and trainer.is_global_zero:
+        print(f"{cfg.ckpt_path} has trained all its {last} epochs: what is left is the test.")
 
 
 def test(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data: SequenceDataModule) -> None:

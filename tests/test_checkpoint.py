@@ -207,5 +207,6 @@ def test_a_run_builds_nothing_out_of_the_checkpoint_it_is_given(
 ) -> None:
     node = {"_target_": "os.system", "command": f"touch {tmp_path}/executed"}
     path = forge(tmp_path, "logger", node)
-    start(tmp_path, "model=sasrec", "model.hidden_dim=16", "trainer.max_epochs=2", f"ckpt_path={path}", *overrides)
+    with pytest.raises(UserError, match=r"^logger\._target_=os\.system is none of the parts that seqgen builds"):
+        start(tmp_path, "model=sasrec", "model.hidden_dim=16", "trainer.max_epochs=2", f"ckpt_path={path}", *overrides)
     assert not (tmp_path / "executed").exists()
