@@ -12,7 +12,6 @@ import netrc
 import os
 import pkgutil
 import re
-import socket
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from seqgen.config import choices, choose, is_job, named_by_the_user, options, plain, sweeps_over
 from seqgen.errors import UserError, nearest
 from seqgen.metric_table import METRICS, row_of
+from seqgen.results import is_alive
 from seqgen.signatures import check_node, check_type
 
 RUN_KEYS: dict[str, Any] = {
@@ -112,23 +112,11 @@ def check_folder(cfg: DictConfig) -> None:
     if not isinstance(there, dict):
         return
     pid = there.get("pid")
-    if there.get("status") == "running" and there.get("host") == socket.gethostname() and _is_another_process(pid):
+    if pid != os.getpid() and is_alive(there):
         raise UserError(f"{folder} is the folder of a run that is going on (process {pid}); choose another folder.")
     resumed = cfg.train and cfg.ckpt_path is not None and folder.resolve() in Path(cfg.ckpt_path).resolve().parents
     if there.get("status") == "finished" and not resumed:
         raise UserError(f"{folder} holds a finished run, which would be lost; choose another folder, or remove it.")
-
-
-def _is_another_process(pid: Any) -> bool:
-    if not isinstance(pid, int) or pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # it is there, and somebody else's
-        return True
-    return True
 
 
 def check(cfg: DictConfig) -> None:

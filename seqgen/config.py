@@ -341,6 +341,8 @@ def sentence(error: BaseException, arguments: Sequence[str]) -> str | None:
     # Recognised by its name, so that an error at the command line does not wait for the import of Lightning.
     if type(error).__name__ == "MisconfigurationException":
         return f"trainer: {' '.join(text.split())}"
+    if isinstance(error, RuntimeError) and re.search(r"[/\[]gloo/|NCCL error|Connection (reset|closed) by peer", text):
+        return "Another process of this run was lost; its own output says why. Go on with ckpt_path= of last.ckpt."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
     if isinstance(error, InstantiationException):  # a constructor of ours failed otherwise than by a bad value

@@ -24,7 +24,7 @@ from seqgen import stored
 from seqgen.errors import UserError, nearest
 from seqgen.labels import distinguish
 from seqgen.metric_table import METRICS
-from seqgen.results import identity
+from seqgen.results import identity, went
 from seqgen.settings import flatten
 
 LABEL = "model / attention / data"
@@ -64,8 +64,7 @@ def _read(file: Path) -> list[Run | str]:
 
 def _run(file: Path, place: str, results: dict[str, Any]) -> Run | str:
     if results["status"] != "finished":
-        reason = results.get("error") or "no error"
-        return f"not in the table: {place}, {results['status']} ({reason})"
+        return f"not in the table: {place}, {went(results, file.parent)}"
     numbers = {**results["metrics"], "parameters": results["parameters"]}
     if epochs := results["timing"].get("train_epoch_s"):
         numbers["train_epoch_s"] = np.median(epochs)  # the first one pays for compilation and cold caches

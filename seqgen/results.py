@@ -10,10 +10,12 @@ import json
 import math
 import os
 import platform
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from typing import Any
 import polars as pl
 
 import seqgen
+from seqgen.ending import Ending
 
 # What does not change a run's outcome is not part of its identity.
 NOT_IDENTITY = ("paths", "logger", "print_config", "tags", "task", "ckpt_path", "train", "test", "compile", "trust")
@@ -47,6 +50,7 @@ class RunRecord:
         write: bool,
     ) -> None:
         self.folder, self.write_file = folder, write
+        self.lock = threading.RLock()  # a run that is told to stop is put on record by a thread
         self.content: dict[str, Any] = {
             "status": "running",
             "error": None,
@@ -72,6 +76,10 @@ class RunRecord:
 
     def update(self, **content: Any) -> None:
         """Set these keys and write the file."""
+        with self.lock:
+            self._update(content)
+
+    def _update(self, content: dict[str, Any]) -> None:
         self.content |= content
         if self.write_file:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -102,6 +110,38 @@ def best_of(results: dict[str, Any], monitor: str) -> float:
     values = [epoch[monitor] for epoch in results["history"] if epoch.get(monitor) is not None]
     best = max(values, default=results["metrics"].get(monitor))
     return -math.inf if best is None or math.isnan(best) else best
+
+
+def is_alive(results: dict[str, Any]) -> bool:
+    """Whether the process that writes a `results.json` is still there, as far as this machine can tell."""
+    pid = results.get("pid")
+    if results.get("status") != "running" or results.get("host") != socket.gethostname() or not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is there, and somebody else's
+        return True
+    return True
+
+
+def went(results: dict[str, Any], folder: Path) -> str:
+    """What became of a run that has not finished, and how it goes on.
+
+    Args:
+        results: The content of its `results.json`.
+        folder: Its folder.
+    """
+    status = results["status"]
+    here = results.get("host") == socket.gethostname()
+    if status == "running" and is_alive(results):
+        return "running"
+    if status == "running" and not here:
+        return f"running on {results.get('host')}, or dead"
+    last = folder / "checkpoints" / "last.ckpt"
+    again = f"; go on with: python -m seqgen.run ckpt_path={shlex.quote(str(last))}" if last.is_file() else ""
+    return ("dead" if status == "running" else f"{status} ({results.get('error') or 'no error'})") + again
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
@@ -143,14 +183,20 @@ def recorded(record: RunRecord, sentence: Callable[[BaseException], str | None],
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     wandb_run = _wandb_run()
     failed = True
+    stopped = {"status": "stopped", "error": "The run was interrupted."}
+    ending = Ending(lambda: record.update(**stopped))
     try:
-        yield
-        record.update(status="finished")
+        with ending:
+            yield
+        record.update(status="finished", error=None)
         failed = False
     except (KeyboardInterrupt, SystemExit):
-        record.update(status="stopped", error="The run was interrupted.")
+        record.update(**stopped)
         raise
     except BaseException as error:
+        if ending.signalled:  # what is lost in its wake, such as the other processes, is no failure
+            record.update(**stopped)
+            raise SystemExit(128 + signal.SIGTERM) from error
         text = sentence(error) or f"{type(error).__name__}: {error}"
         record.update(status="failed", error=text)
         if announce and record.write_file:

@@ -2,9 +2,12 @@
 
 import json
 import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -202,3 +205,37 @@ def test_a_wheel_carries_its_configuration(tmp_path: Path) -> None:
     assert packed == {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
     shown = command("seqgen.run", "--cfg", "job", cwd=tmp_path / "site")
     assert shown.stdout.startswith("task: train"), shown.stderr
+
+
+@pytest.mark.parametrize("stopped", ["first", "second"])
+def test_of_two_processes_whichever_is_told_to_stop_both_end_on_record(stopped: str, tmp_path: Path) -> None:
+    how = ["model=sasrec", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=100000"]
+    line = [
+        sys.executable,
+        "-m",
+        "seqgen.run",
+        *TINY,
+        *QUIET,
+        *how,
+        "callbacks=checkpoints",
+        f"hydra.run.dir={tmp_path}",
+    ]
+    run = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    end = time.monotonic() + 60
+    while not (tmp_path / "checkpoints/last.ckpt").is_file():
+        assert time.monotonic() < end
+        assert run.poll() is None
+        time.sleep(0.1)
+    second = next(pid for pid in map(int, children.read_text().split()) if b"seqgen" in cmdline(pid))
+    os.kill({"first": run.pid, "second": second}[stopped], signal.SIGTERM)
+    assert run.wait(timeout=20) != 0
+    end = time.monotonic() + 20
+    while Path(f"/proc/{second}").exists():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert json.loads((tmp_path / "results.json").read_text())["status"] == "stopped"
+
+
+def cmdline(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()

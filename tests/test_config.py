@@ -204,6 +204,11 @@ def test_a_refused_setting_is_named_by_the_path_that_a_user_sets(
         config.build(cfg, path[0])
 
 
+def test_a_lost_process_is_one_sentence() -> None:
+    lost = RuntimeError("[/__w/pytorch/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer.")
+    assert (config.sentence(lost, []) or "").startswith("Another process of this run was lost")
+
+
 def test_the_sentence_for_an_error_of_ours_is_none() -> None:
     assert config.sentence(KeyError("a bug"), []) is None
     assert config.sentence(ValueError("a bug"), []) is None

@@ -292,7 +292,7 @@ def test_unfinished_runs_are_listed_below_the_table(tmp_path, capsys):
     main([str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()[-3:]
     assert lines == [
-        f"not in the table: {tmp_path / '1'}, running (no error)",
+        f"not in the table: {tmp_path / '1'}, running on None, or dead",
         f"not in the table: {tmp_path / '2'}, failed (optimizer.lr=0 is not positive)",
         f"not in the table: {tmp_path / '3'}, stopped (no error)",
     ]

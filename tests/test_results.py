@@ -2,13 +2,17 @@
 
 import json
 import math
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
 
-from seqgen.results import RunRecord, identity, write_ranks
+from seqgen.results import RunRecord, identity, is_alive, went, write_ranks
 
 CONFIG: dict[str, Any] = {
     "seed": 1,
@@ -59,3 +63,20 @@ def test_ranks_are_written_in_the_order_of_the_cases_with_original_ids(tmp_path:
     assert ranks["user"].to_list() == ["u", "v", "w"]
     assert ranks["rank"].to_list() == [3, 2, 1]
     assert ranks["top"].to_list() == [["a"], ["c", "a"], ["b", "a"]]
+
+
+def test_a_killed_run_is_dead_and_says_how_it_goes_on(tmp_path: Path) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    killed = {"status": "running", "host": socket.gethostname(), "pid": int(gone.stdout), "error": None}
+    assert not is_alive(killed)
+    assert went(killed, tmp_path) == "dead"
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    assert (
+        went(killed, tmp_path) == f"dead; go on with: python -m seqgen.run ckpt_path={tmp_path}/checkpoints/last.ckpt"
+    )
+    mine = killed | {"pid": os.getpid()}
+    assert is_alive(mine)
+    assert went(mine, tmp_path) == "running"
+    assert went(mine | {"host": "elsewhere"}, tmp_path) == "running on elsewhere, or dead"
+    assert went(killed | {"status": "failed", "error": "No."}, tmp_path).startswith("failed (No.); go on with: ")
