@@ -303,12 +303,22 @@ def kept(task: Callable[[DictConfig], T], cfg: DictConfig) -> T | None:
         return None
 
 
+def _register_launcher() -> None:
+    """Make `hydra/launcher=ray` known also where the package is installed for editing, which Hydra does not search."""
+    from hydra.core.plugins import Plugins
+
+    from hydra_plugins.seqgen_ray import RayLauncher
+
+    Plugins.instance().register(RayLauncher)
+
+
 def command(hydra_main: Callable[[], Any]) -> None:
     """A command line: for an error that the user can correct, one sentence and exit code 1."""
     # Hydra must not print errors itself. The processes that DDP starts inherit both variables.
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1" and "SEQGEN_SENTENCES" not in os.environ
     if not wants_trace:
         os.environ |= {"HYDRA_FULL_ERROR": "1", "SEQGEN_SENTENCES": "1"}
+    _register_launcher()
     try:
         hydra_main()
         if _failure:

@@ -104,7 +104,7 @@ def _newest(path: str, *, resumed: bool, say: bool = False) -> tuple[str, dict[s
                 continue
             others[found["epoch"]] = (str(other), found)
         if not others:
-            raise
+            raise UserError(f"ckpt_path={error}") from error
         epoch = max(others)
         if say:
             print(f"Warning: {error} The run goes on from {others[epoch][0]}, after epoch {epoch}.")
@@ -143,7 +143,8 @@ def _touched(cfg: DictConfig, stored: dict[str, str]) -> set[str] | None:
         file = _file(group, option)
         content = file.read_text(encoding="utf-8") if file.is_file() else ""
         if group == "trainer":  # what the choice says of itself; the number of epochs stays
-            usual = OmegaConf.load(_file("trainer", "auto"))
+            usual = OmegaConf.to_container(OmegaConf.load(_file("trainer", "auto")), resolve=False)
+            assert isinstance(usual, dict)
             touched |= {f"trainer.{k}" for k, v in cfg.trainer.items() if k in DEVICES or v != usual.get(k)}
         elif "@package _global_" in content:
             named = OmegaConf.to_container(OmegaConf.create(content), resolve=False)

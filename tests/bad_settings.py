@@ -200,7 +200,7 @@ WHEN_BUILT = [
     ("train=false ckpt_path=README.md", "README.md cannot be read as a checkpoint"),
     ("train=false", "train=false needs ckpt_path="),
     ("model=popularity compile=true", "compile=true has no effect"),
-    ("model=popularity ckpt_path=pyproject.toml", "ckpt_path has no effect with model=popularity"),
+    ("model=popularity ckpt_path=pyproject.toml", "ckpt_path=pyproject.toml cannot be read as a checkpoint"),
     ("trainer.devices=0 trainer.accelerator=cpu", "trainer: "),
     ("trainer.devices=abc", "trainer: "),
     ("trainer.devices=1000000000000000000 trainer.accelerator=cpu", "needs more memory than there is"),
