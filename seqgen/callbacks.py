@@ -268,6 +268,7 @@ class Recorder(L.Callback):
             self.ranked = [part for ranked in everyone for part in ranked]
         if trainer.is_global_zero:
             data = trainer.datamodule  # type: ignore[attr-defined]  # which `test(datamodule=)` sets
+            self.record.update(test_cases_ranked=sum(len(part["rank"]) for part in self.ranked))
             write_ranks(self.record.folder, data.test_cases(), self.ranked, data.catalog.item_ids)
 
     def _costs(self, trainer: L.Trainer, **more: float) -> dict[str, Any]:

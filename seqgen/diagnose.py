@@ -40,7 +40,7 @@ HELP = """seqgen: what a trained model does inside.
 ConfigStore.instance().store(
     name="diagnose",
     node={
-        "defaults": ["_self_", {"logger": "none"}, {"paths": "default"}, {"hydra": "default"}],
+        "defaults": [{"logger": "none"}, {"paths": "default"}, {"hydra": "default"}, "_self_"],
         "ckpt_path": "???",
         "task": "diagnose",
         "seed": 1,

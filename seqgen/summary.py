@@ -71,7 +71,10 @@ def print_summary(record: RunRecord) -> None:
         if "@" not in name:
             table.add_row(f"{split}/{name}", f"{value:.4f}")
     data = content["data"]
-    table.add_row(f"{split} cases ({data['split']})", f"{data[f'{split}_cases']:,}")
+    cases = data[f"{split}_cases"]
+    ranked = content.get("test_cases_ranked", cases) if split == "test" else cases
+    part = f"{ranked:,} of " if ranked != cases else ""
+    table.add_row(f"{split} cases ({data['split']})", f"{part}{cases:,}")
     left_out = ", left out" if data["cold_targets"] == "exclude" else ""
     table.add_row(f"cold targets{left_out}", f"{data[f'{split}_cold_targets']:,}")
     timing, memory = content["timing"], content["peak_memory_mb"]

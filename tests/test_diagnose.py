@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from commands import command, command_here, start
@@ -296,3 +297,22 @@ def test_a_missing_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     shown = command("seqgen.diagnose", f"hydra.run.dir={tmp_path}", cwd=ROOT)
     assert shown.returncode == 1
     assert shown.stderr == "seqgen: ckpt_path: name a checkpoint such as outputs/.../checkpoints/last.ckpt.\n"
+
+
+def test_without_a_folder_it_writes_below_its_own_name(tmp_path: Path) -> None:
+    start(tmp_path / "run", "model=sasrec", *SMALL)
+    shown = command_here("seqgen.diagnose", f"ckpt_path={tmp_path}/run/checkpoints/last.ckpt", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    [folder] = (tmp_path / "outputs/diagnose").iterdir()
+    assert (folder / "attention.png").is_file()
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_the_title_of_the_maps_fits_the_picture(heads: int) -> None:
+    from seqgen.diagnosis.attention_pictures import draw_maps
+
+    figure = draw_maps({"user": 1, "items": ["a"] * 40, "maps": {"layer 1": [np.eye(40)] * heads}})
+    figure.canvas.draw()
+    box = figure.get_suptitle() and figure._suptitle.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width

@@ -295,3 +295,9 @@ def test_diversity_of_a_real_catalogue(tmp_path: Path, real_data: Any) -> None:
         assert 0 < covered[0] < covered[1] < covered[2] < covered[3] < 1
         assert all(0 < metrics[f"{split}/ild@{k}"] < 1 for k in (5, 10, 20))
         assert metrics[f"{split}/gini@20"] > 0.9  # nearly the same list for everyone
+
+
+def test_a_test_on_a_part_says_how_many_cases_were_ranked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = start(tmp_path, "model=popularity", "trainer.limit_test_batches=1", "data.eval_batch_size=16")
+    assert results["test_cases_ranked"] == 16
+    assert "16 of 60" in capsys.readouterr().out

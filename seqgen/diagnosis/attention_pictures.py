@@ -1,5 +1,6 @@
 """The pictures of `seqgen.diagnosis.attention`."""
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,9 @@ def draw_maps(numbers: dict[str, Any]) -> Figure:
     names = [_short(name) for name in numbers["items"]] if length <= LABELLED else None
     size = 3.2 + (0.16 * length if names else 0.0)
     figure = Figure(figsize=(1.5 + size * heads, 0.5 + size * len(maps)), layout="constrained")
-    figure.suptitle(f"user {numbers['user']}: weight of each item (column) at each position (row), the newest last")
+    title = f"user {numbers['user']}: weight of each item (column) at each position (row), the newest last"
+    # A narrow picture, of one head, has the title in several lines; a character is about 0.1 inch wide.
+    figure.suptitle(textwrap.fill(title, max(20, int(10 * figure.get_figwidth()))))
     axes = figure.subplots(len(maps), heads, squeeze=False)
     for line, (layer, rows) in zip(axes, maps.items(), strict=True):
         for head, (axis, weights) in enumerate(zip(line, rows, strict=True), start=1):
