@@ -54,6 +54,15 @@ def started(folder: Path, *overrides: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+def until_built(run: "subprocess.Popen[bytes]", folder: Path) -> None:
+    """Wait until a run has built its model, and is about to train."""
+    while run.poll() is None:
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads((folder / "results.json").read_text())["parameters"]:
+                return
+        time.sleep(0.02)
+
+
 def outcome(folder: Path, trained: Path) -> dict[str, Any]:
     """What two equal runs share."""
     results = json.loads((folder / "results.json").read_text())
@@ -72,8 +81,10 @@ def kills(count: int, folder: Path) -> list[dict[str, Any]]:
     """Kill and go on, in turn over the families."""
     drawn, rows, whole = random.Random(0), [], {}
     for name, overrides in FAMILIES.items():
+        run = started(folder / name, *overrides, *DATA, *QUIET)
+        until_built(run, folder / name)
         began = time.monotonic()
-        if started(folder / name, *overrides, *DATA, *QUIET).wait():
+        if run.wait():
             sys.exit(f"{name} does not run at all.")
         whole[name] = (outcome(folder / name, folder / name), time.monotonic() - began)
     for number in range(count):
@@ -81,7 +92,8 @@ def kills(count: int, folder: Path) -> list[dict[str, Any]]:
         expected, seconds = whole[name]
         place = folder / f"{name}-{number}"
         run = started(place, *FAMILIES[name], *DATA, *QUIET)
-        time.sleep(drawn.uniform(0.35, 1.0) * seconds)  # the start takes the first third
+        until_built(run, place)
+        time.sleep(drawn.uniform(0.1, 1.0) * seconds)
         run.send_signal(signal.SIGKILL)
         run.wait()
         last = place / "checkpoints" / "last.ckpt"

@@ -139,9 +139,12 @@ def went(results: dict[str, Any], folder: Path) -> str:
         return "running"
     if status == "running" and not here:
         return f"running on {results.get('host')}, or dead"
+    return ("dead" if status == "running" else f"{status} ({results.get('error') or 'no error'})") + _again(folder)
+
+
+def _again(folder: Path) -> str:
     last = folder / "checkpoints" / "last.ckpt"
-    again = f"; go on with: python -m seqgen.run ckpt_path={shlex.quote(str(last))}" if last.is_file() else ""
-    return ("dead" if status == "running" else f"{status} ({results.get('error') or 'no error'})") + again
+    return f"; go on with: python -m seqgen.run ckpt_path={shlex.quote(str(last))}" if last.is_file() else ""
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
@@ -192,6 +195,8 @@ def recorded(record: RunRecord, sentence: Callable[[BaseException], str | None],
         failed = False
     except (KeyboardInterrupt, SystemExit):
         record.update(**stopped)
+        if record.write_file:
+            print(f"seqgen: stopped after {record.content['epochs']} epochs{_again(record.folder)}.", file=sys.stderr)
         raise
     except BaseException as error:
         if ending.signalled:  # what is lost in its wake, such as the other processes, is no failure

@@ -56,6 +56,7 @@ def run(cfg: DictConfig) -> RunResult:
         UserError: Something in the configuration, the data or a file is wrong.
     """
     import pytorch_lightning as L
+    from pytorch_lightning.profilers import PassThroughProfiler
     from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
     from seqgen import resume, stages, summary
@@ -98,6 +99,9 @@ def run(cfg: DictConfig) -> RunResult:
             stages.fit(cfg, trainer, model, data)
         if cfg.test and not cfg.trainer.fast_dev_run:
             stages.test(cfg, trainer, model, data)
+        profiler = trainer.profiler  # type: ignore[attr-defined]
+        if not isinstance(profiler, PassThroughProfiler) and first:
+            print(profiler.summary())
         record.content["timing"]["total_s"] = time.perf_counter() - started
     if trainer.is_global_zero:
         summary.print_summary(record)

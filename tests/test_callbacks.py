@@ -62,7 +62,7 @@ def test_peak_memory_starts_anew() -> None:
 @pytest.mark.slow
 def test_a_terminated_run_is_on_record_as_stopped(tmp_path: Path) -> None:
     arguments = [*TINY, *QUIET, "trainer.max_epochs=100000", "callbacks=checkpoints", f"hydra.run.dir={tmp_path}/run"]
-    run = subprocess.Popen([sys.executable, "-m", "seqgen.run", *arguments], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen([sys.executable, "-m", "seqgen.run", *arguments], cwd=tmp_path, stderr=subprocess.PIPE)
     try:
         results, deadline = tmp_path / "run/results.json", time.monotonic() + 120
         while time.monotonic() < deadline:
@@ -70,7 +70,10 @@ def test_a_terminated_run_is_on_record_as_stopped(tmp_path: Path) -> None:
                 break
             time.sleep(0.2)
         os.kill(run.pid, signal.SIGTERM)
-        assert run.wait(timeout=60) == 143
+        _, shown = run.communicate(timeout=60)
+        assert run.returncode == 143
+        again = f"; go on with: python -m seqgen.run ckpt_path={tmp_path}/run/checkpoints/last.ckpt.\n"
+        assert shown.decode().splitlines(keepends=True)[-1].endswith(again)
     finally:
         run.kill()
     content = json.loads(results.read_text())

@@ -301,3 +301,8 @@ def test_a_test_on_a_part_says_how_many_cases_were_ranked(tmp_path: Path, capsys
     results = start(tmp_path, "model=popularity", "trainer.limit_test_batches=1", "data.eval_batch_size=16")
     assert results["test_cases_ranked"] == 16
     assert "16 of 60" in capsys.readouterr().out
+
+
+def test_a_profile_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start(tmp_path, "model=sasrec", "trainer.max_epochs=1", "trainer.profiler=simple")
+    assert "run_training_epoch" in capsys.readouterr().out
