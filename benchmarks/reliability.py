@@ -192,9 +192,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    os.environ["WANDB_MODE"] = "offline"
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):  # that W&B has no account is one bad setting
+        os.environ.pop(name, None)
+    os.environ["NETRC"] = os.devnull
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         os.environ["SEQGEN_CACHE"] = str(folder / "cache")
         killed = kills(options.kills, folder)
         found: dict[str, Any] = {"kills": killed, "forged": forged(folder)}

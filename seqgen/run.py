@@ -103,6 +103,7 @@ def run(cfg: DictConfig) -> RunResult:
         if not isinstance(profiler, PassThroughProfiler) and first:
             print(profiler.summary())
         record.content["timing"]["total_s"] = time.perf_counter() - started
+        stages.log_costs(trainer, record)
     if trainer.is_global_zero:
         summary.print_summary(record)
     kept = Path(getattr(trainer.checkpoint_callback, "best_model_path", "") or record.folder / "checkpoints/last.ckpt")

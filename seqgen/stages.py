@@ -1,5 +1,6 @@
 """The stages of a run that Lightning carries out: the trainer, the fit, the test."""
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,17 +82,35 @@ def _built(cfg: DictConfig, group: str, kind: type) -> list[Any]:
 
 
 def summarise_best(loggers: Sequence[Any], lengths: Sequence[int]) -> None:
-    """Have W&B show the best value of each validation metric in a run's summary, where one is better.
+    """Have W&B count in epochs, and show the best value of each validation metric in a run's summary.
 
     Args:
         loggers: Those that can, W&B's, are asked.
         lengths: List lengths K of the metrics.
     """
     for logger in loggers:
+        if not hasattr(logger.experiment, "define_metric"):
+            continue
+        logger.experiment.define_metric("train/*", step_metric="epoch")
         for row in METRICS.values():
-            if hasattr(logger.experiment, "define_metric") and row.higher_is_better is not None:
-                for name in row.names(lengths):
-                    logger.experiment.define_metric(f"val/{name}", summary="max" if row.higher_is_better else "min")
+            best = {True: "max", False: "min", None: "last"}[row.higher_is_better]
+            for name in row.names(lengths):
+                logger.experiment.define_metric(f"val/{name}", step_metric="epoch", summary=best)
+
+
+def log_costs(trainer: L.Trainer, record: RunRecord) -> None:
+    """Put seconds of an epoch, throughput and memory into the summary of the loggers that have one, W&B's."""
+    timing = record.content["timing"]
+    costs = {f"timing/{name}": value for name, value in timing.items() if not isinstance(value, list)}
+    if timing.get("train_epoch_s"):
+        costs["timing/train_epoch_s"] = statistics.median(timing["train_epoch_s"])
+    costs |= {f"peak_memory_mb/{name}": value for name, value in record.content["peak_memory_mb"].items() if value}
+    experiments: list[Any] = (
+        [getattr(logger, "experiment", None) for logger in trainer.loggers] if trainer.is_global_zero else []
+    )
+    for experiment in experiments:
+        if hasattr(experiment, "define_metric"):
+            experiment.summary.update(costs)
 
 
 def fit(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data: SequenceDataModule) -> None:

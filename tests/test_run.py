@@ -252,12 +252,15 @@ def test_wandb_is_finished_as_failed_after_an_error(tmp_path: Path, monkeypatch:
 def test_wandb_summarises_the_best_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from wandb.sdk.wandb_run import Run
 
-    summaries = {}
+    defined, costs = {}, {}
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(Run, "define_metric", lambda self, name, **how: summaries.update({name: how.get("summary")}))
-    start(tmp_path, "logger=wandb", "model=popularity", "metrics.k=[5,10]")
-    assert (summaries["val/ndcg@10"], summaries["val/mrr"], summaries["val/gini@5"]) == ("max", "max", "min")
-    assert "val/unhittable" not in summaries
+    monkeypatch.setattr(Run, "define_metric", lambda self, name, **how: defined.update({name: how}))
+    monkeypatch.setattr("wandb.sdk.wandb_summary.Summary.update", lambda self, values: costs.update(values))
+    start(tmp_path, "logger=wandb", "model=sasrec", "trainer.max_epochs=1", "metrics.k=[5,10]")
+    best = {name: defined[f"val/{name}"]["summary"] for name in ("ndcg@10", "mrr", "gini@5", "unhittable")}
+    assert best == {"ndcg@10": "max", "mrr": "max", "gini@5": "min", "unhittable": "last"}
+    assert {defined[name]["step_metric"] for name in ("train/*", "val/ndcg@10")} == {"epoch"}
+    assert {"timing/train_epoch_s", "timing/total_s", "peak_memory_mb/host"} < set(costs)
 
 
 def test_an_interrupted_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
