@@ -187,7 +187,7 @@ ABLATION = (
     ("`model.decoder.time_in=memory`²", "ablation_time_in_memory"),
     ("`model.decoder.time_in=both`²", "ablation_time_in_both"),
     ("without contrast (`model.contrast.weight=0`), 25 epochs", "ablation_no_contrast"),
-    ("with an augmented view (`model.views.crop=0.6 model.views.mask=0.3 model.views.reorder=0.6`)", "ablation_augmented"),
+    ("augmented view (`model.views.crop=0.6 model.views.mask=0.3 model.views.reorder=0.6`)", "ablation_augmented"),
     ("all 20 steps (`model.steps_per_batch=null`), stopped after 7 epochs", "ablation_all_steps"),
     ("objective of the authors' code¹, stopped after 4 epochs", "ablation_authors_objective"),
     ("**x_t fed back** (`model.decoder.condition_on_x_t=true model.noisy_targets=false`), ours", ""),
