@@ -194,13 +194,11 @@ def recorded(record: RunRecord, sentence: Callable[[BaseException], str | None],
         record.update(status="finished", error=None)
         failed = False
     except (KeyboardInterrupt, SystemExit):
-        record.update(**stopped)
-        if record.write_file:
-            print(f"seqgen: stopped after {record.content['epochs']} epochs{_again(record.folder)}.", file=sys.stderr)
+        _stopped(record, stopped)
         raise
     except BaseException as error:
         if ending.signalled:  # what is lost in its wake, such as the other processes, is no failure
-            record.update(**stopped)
+            _stopped(record, stopped)
             raise SystemExit(128 + signal.SIGTERM) from error
         text = sentence(error) or f"{type(error).__name__}: {error}"
         record.update(status="failed", error=text)
@@ -215,6 +213,12 @@ def recorded(record: RunRecord, sentence: Callable[[BaseException], str | None],
         # An offline W&B logger sets WANDB_MODE for the process, which would stick for the next job of a sweep.
         os.environ.clear()
         os.environ.update(environment)
+
+
+def _stopped(record: RunRecord, stopped: dict[str, str]) -> None:
+    record.update(**stopped)
+    if record.write_file:
+        print(f"seqgen: stopped after {record.content['epochs']} epochs{_again(record.folder)}.", file=sys.stderr)
 
 
 def _wandb_run() -> Any:
