@@ -121,7 +121,7 @@ class BestCheckpoint(ModelCheckpoint):
                 return
         if self.best_weights is None:
             raise UserError(f"The best checkpoint of the resumed run is gone: put it back at {written}.")
-        kept = {name: checkpoint[name] for name in ("pytorch-lightning_version", "global_step", "seqgen")}
+        kept = {name: checkpoint[name] for name in ("pytorch-lightning_version", "global_step", "seqgen", "record")}
         AtomicCheckpointIO().save_checkpoint(kept | self.best_weights, best)
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import signal
 import socket
@@ -143,8 +144,13 @@ def went(results: dict[str, Any], folder: Path) -> str:
 
 
 def _again(folder: Path) -> str:
-    last = folder / "checkpoints" / "last.ckpt"
-    return f"; go on with: python -m seqgen.run ckpt_path={shlex.quote(str(last))}" if last.is_file() else ""
+    # In place of a last one that was not written yet the best is taken.
+    if not any(folder.glob("checkpoints/*.ckpt")):
+        return ""
+    path = str(folder / "checkpoints" / "last.ckpt")
+    if not re.fullmatch(r"[\w/.:@%+-]+", path):  # as Hydra quotes
+        path = "'" + path.replace("'", "\\'") + "'"
+    return f"; go on with: python -m seqgen.run {shlex.quote(f'ckpt_path={path}')}"
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:

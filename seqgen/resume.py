@@ -9,6 +9,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -39,19 +41,20 @@ def with_choices(arguments: Sequence[str]) -> list[str]:
     Args:
         arguments: Overrides, and any flags of Hydra.
     """
-    paths = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("ckpt_path=")]
-    if not paths or paths[-1] in ("null", ""):
-        return list(arguments)
+    given_paths = [a for a in arguments if a.startswith("ckpt_path=")]
     try:
-        checkpoint = _newest(paths[-1], resumed=True)[1]
-    except UserError:  # the run itself says so, on record
+        path = OverridesParser.create().parse_overrides(given_paths)[-1].value()
+        checkpoint = _newest(str(path), resumed=True)[1]
+    except (HydraException, UserError, LookupError):  # none; or the run itself says so, on record
         return list(arguments)
     stored = _choices(checkpoint)
     given = {key.lstrip("+"): value for key, _, value in (a.partition("=") for a in arguments)}
     if any(name in given and given[name] != stored.get(name) for name in ("model", "experiment")):
         return list(arguments)
-    new = {group: option for group, option in stored.items() if group not in given}
-    return [*arguments, *(f"{group}={option}" for group, option in new.items() if _file(group, option).is_file())]
+    new = [f"{g}={option}" for g, option in stored.items() if g not in given and _file(g, option).is_file()]
+    # Beside it: flags of Hydra may stand before and behind, but not between overrides.
+    place = arguments.index(given_paths[-1])
+    return [*arguments[:place], *new, *arguments[place:]]
 
 
 def continued(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
@@ -71,19 +74,23 @@ def continued(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
     path, checkpoint = _newest(cfg.ckpt_path, resumed=cfg.train, say=True)
     cfg = cfg.copy()
     cfg.ckpt_path = path
-    stored = OmegaConf.to_container(stored_config(checkpoint, path), resolve=False)
+    stored = _plain(stored_config(checkpoint, path))
     choices = _choices(checkpoint)
     touched = _touched(cfg, choices)
     if touched is None or not choices:  # another model or experiment, or an old checkpoint: as composed
         return cfg, config.overrides()
-    assert isinstance(stored, dict)
     if "${" in json.dumps(stored, default=str):
         raise UserError(f"{path} has a configuration that refers to other values, which no run of seqgen writes.")
     if not cfg.train:
         touched |= {"test"}
-    merged = _Merged(cfg, stored, touched)  # type: ignore[arg-type]
+    merged = _Merged(cfg, stored, touched)
     merged.refuse_untrusted(path, cfg.trust)
-    now = config.overrides()
+    # In a sweep over checkpoints the choices were composed for none of them.
+    given = {_key(text) for text in config.overrides()}
+    for group, option in choices.items():
+        if group not in given:
+            config.choose(group, option)
+    now = [o for o in config.overrides() if o != f"{_key(o)}={choices.get(_key(o))}"]
     keys = {_key(text) for text in now}
     kept = [o for o in checkpoint["record"]["overrides"] if _key(o) not in keys and _key(o) != "ckpt_path"]
     return merged.config(), [*(o for o in kept if not o.startswith(("hydra.", "paths."))), *now]
@@ -121,6 +128,13 @@ def _file(group: str, option: str) -> Path:
     return Path(config.CONFIG_DIR, group.partition("@")[0], f"{option}.yaml")
 
 
+def _plain(node: Any) -> dict[str, Any]:
+    """A node as plain containers, its references unresolved."""
+    container = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(container, dict)
+    return container  # type: ignore[return-value]
+
+
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
@@ -143,12 +157,10 @@ def _touched(cfg: DictConfig, stored: dict[str, str]) -> set[str] | None:
         file = _file(group, option)
         content = file.read_text(encoding="utf-8") if file.is_file() else ""
         if group == "trainer":  # what the choice says of itself; the number of epochs stays
-            usual = OmegaConf.to_container(OmegaConf.load(_file("trainer", "auto")), resolve=False)
-            assert isinstance(usual, dict)
-            touched |= {f"trainer.{k}" for k, v in cfg.trainer.items() if k in DEVICES or v != usual.get(k)}
+            usual, chosen = (_plain(node) for node in (OmegaConf.load(_file("trainer", "auto")), cfg.trainer))
+            touched |= {f"trainer.{k}" for k, v in chosen.items() if k in DEVICES or v != usual.get(k)}
         elif "@package _global_" in content:
-            named = OmegaConf.to_container(OmegaConf.create(content), resolve=False)
-            assert isinstance(named, dict)
+            named = _plain(OmegaConf.create(content))
             touched |= {group, *flatten({key: value for key, value in named.items() if key != "defaults"})}
         else:
             touched.add(group.partition("@")[2] or group)
@@ -169,9 +181,7 @@ class _Merged:
         self.stored = OmegaConf.create(stored)
         self.own = config.plain(cfg)
         self.taken: dict[str, Any] = {}  # by key, what came out of the file
-        raw = OmegaConf.to_container(cfg, resolve=False)
-        assert isinstance(raw, dict)
-        self.raw: dict[str, Any] = raw  # type: ignore[assignment]
+        self.raw = _plain(cfg)
         self._merge(self.raw, self.own, stored, "")
 
     def config(self) -> DictConfig:

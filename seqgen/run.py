@@ -79,7 +79,7 @@ def run(cfg: DictConfig) -> RunResult:
     )
     with recorded(record, lambda error: config.sentence(error, sys.argv[1:]), announce=config.is_sweep()):
         cfg, overrides = resume.continued(cfg)
-        record.update(config=config.plain(cfg), overrides=overrides, seed=cfg.seed)
+        record.update(config=config.plain(cfg), choices=config.choices(), overrides=overrides, seed=cfg.seed)
         if first and cfg.print_config:
             summary.print_config(record.content["config"], config.choices())
         check(cfg)

@@ -120,10 +120,11 @@ def fit(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data:
         UserError: The checkpoint does not go with the settings.
     """
     if model.trainable:
-        if cfg.ckpt_path:
-            _prepare_resuming(cfg, trainer)
+        finished = _prepare_resuming(cfg, trainer) if cfg.ckpt_path else None
         with config.settings_of(cfg, "model"):
             trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+        if finished is not None and cfg.callbacks and trainer.is_global_zero:
+            AtomicCheckpointIO().save_checkpoint(finished, _last_checkpoint(cfg))
         return
     if cfg.ckpt_path:
         raise UserError(
@@ -132,17 +133,25 @@ def fit(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data:
         )
     trainer.validate(model, datamodule=data, verbose=False)
     if cfg.callbacks and not cfg.trainer.fast_dev_run:
-        trainer.save_checkpoint(Path(cfg.paths.output_dir, "checkpoints", "last.ckpt"))
+        trainer.save_checkpoint(_last_checkpoint(cfg))
 
 
-def _prepare_resuming(cfg: DictConfig, trainer: L.Trainer) -> None:
+def _last_checkpoint(cfg: DictConfig) -> Path:
+    return Path(cfg.paths.output_dir, "checkpoints", "last.ckpt")
+
+
+def _prepare_resuming(cfg: DictConfig, trainer: L.Trainer) -> dict[str, Any] | None:
+    """Refuse a checkpoint that does not go with the settings; the checkpoint, where nothing is left to train."""
     settings, checkpoint = config.plain(cfg), read_checkpoint(cfg.ckpt_path)
     resume.refuse_unresumable(checkpoint, cfg.ckpt_path)
     resume.refuse_changed_settings(checkpoint, settings, cfg.ckpt_path)
     last = resume.last_epoch(checkpoint, settings["trainer"], cfg.ckpt_path)
     trainer.fit_loop.max_epochs = last
-    if last == checkpoint["epoch"] + 1 and trainer.is_global_zero:
+    if last > checkpoint["epoch"] + 1:
+        return None
+    if trainer.is_global_zero:
         print(f"{cfg.ckpt_path} has trained all its {last} epochs: what is left is the test.")
+    return checkpoint
 
 
 def test(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data: SequenceDataModule) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import polars as pl
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from seqgen.results import RunRecord, identity, is_alive, went, write_ranks
 
@@ -80,3 +82,14 @@ def test_a_killed_run_is_dead_and_says_how_it_goes_on(tmp_path: Path) -> None:
     assert went(mine, tmp_path) == "running"
     assert went(mine | {"host": "elsewhere"}, tmp_path) == "running on elsewhere, or dead"
     assert went(killed | {"status": "failed", "error": "No."}, tmp_path).startswith("failed (No.); go on with: ")
+
+
+def test_the_command_that_goes_on_is_quoted_for_the_shell_and_for_hydra(tmp_path: Path) -> None:
+    folder = tmp_path / "it's, [a=b] c"
+    (folder / "checkpoints").mkdir(parents=True)
+    failed = {"status": "failed", "error": "No."}
+    assert went(failed, folder) == "failed (No.)"
+    (folder / "checkpoints/epoch_000.ckpt").touch()  # killed before the first last.ckpt: resuming takes this one
+    words = shlex.split(went(failed, folder).partition("go on with: ")[2])
+    [override] = OverridesParser.create().parse_overrides(words[3:])
+    assert (words[:3], override.value()) == (["python", "-m", "seqgen.run"], f"{folder}/checkpoints/last.ckpt")

@@ -30,14 +30,12 @@ def alone(checkpoint: Path, folder: Path, *more: str) -> dict[str, Any]:
     return results
 
 
-def same(resumed: Path, whole: Path, trained: Path | None = None) -> None:
+def same(resumed: Path, whole: Path) -> None:
     first, second = (json.loads((folder / "results.json").read_text()) for folder in (resumed, whole))
     for key in ("status", "run_id", "history", "metrics", "best_epoch", "epochs", "parameters", "seed"):
         assert first[key] == second[key], key
     assert pl.read_parquet(resumed / "ranks.parquet").equals(pl.read_parquet(whole / "ranks.parquet"))
-    states = [
-        torch.load(f / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for f in (trained or resumed, whole)
-    ]
+    states = [torch.load(f / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for f in (resumed, whole)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
 
 
@@ -85,7 +83,7 @@ def test_killed_in_its_test_a_run_is_finished(whole: Path, tmp_path: Path, monke
         with pytest.raises(Killed):
             start(tmp_path / "cut", *MODEL)
     alone(tmp_path / "cut/checkpoints/last.ckpt", tmp_path / "on")
-    same(tmp_path / "on", whole, trained=tmp_path / "cut")
+    same(tmp_path / "on", whole)
 
 
 def test_a_last_checkpoint_needs_no_other_file(whole: Path, tmp_path: Path) -> None:
