@@ -3,10 +3,12 @@
     python benchmarks/reliability.py            # about ten minutes on two cores
     python benchmarks/reliability.py --kills 4
 
-- Kills: SIGKILL at a random moment of training, validation, checkpoint or test, of four model families on generated
-  data. The run goes on from `ckpt_path=` alone, or starts again where it had no checkpoint yet, and must end as the run
-  that was never killed: the same history, metrics, ranks and weights to the last bit.
-- Forged checkpoints: a class outside seqgen in the stored configuration, given to resume, test, diagnose and
+- Kills: SIGKILL at a random moment of training, validation, the writing of a checkpoint or the test, of four model
+  families on generated data. The run goes on from `ckpt_path=` alone, or starts again where it had no checkpoint yet,
+  and must end as the run that was never killed: the same history, metrics, ranks and weights to the last bit.
+- Broken checkpoints: a last.ckpt that is torn, altered, emptied or gone is resumed all the same, from the one before
+  it, with a warning, and must end likewise.
+- Forged checkpoints: a class outside seqgen in a part of the stored configuration, given to resume, test, diagnose and
   `seqgen.load`.
 - Malformed logs (`tests/data/malformed.py`) and bad settings (`tests/bad_settings.py`): refused in words, read with a
   line that says so, a bare trace, or silence. The last two must be 0.
@@ -16,16 +18,19 @@ Prints a table and writes benchmarks/results/reliability.json.
 
 import argparse
 import contextlib
+import copy
 import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,96 +53,147 @@ DATA = ["data.source.num_users=400", "trainer=cpu", "trainer.max_epochs=6", "pri
 QUIET = ["trainer.enable_progress_bar=false", "trainer.enable_model_summary=false"]
 
 
-def started(folder: Path, *overrides: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "seqgen.run", *overrides, f"hydra.run.dir={folder}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+# What is being done, and how many times in a run at the least, before the kill.
+PHASES = {"training": 12, "validation": 6, "checkpoint": 7, "test": 1}
 
 
-def until_built(run: "subprocess.Popen[bytes]", folder: Path) -> None:
-    """Wait until a run has built its model, and is about to train."""
-    while run.poll() is None:
-        with contextlib.suppress(OSError, ValueError):
-            if json.loads((folder / "results.json").read_text())["parameters"]:
-                return
-        time.sleep(0.02)
+def started(folder: Path, *overrides: str, dies: str = "") -> int:
+    """Run `seqgen.run`, here in the name of this file, so that it can die; its exit code."""
+    command = [sys.executable, __file__, "--run", dies, *overrides, f"hydra.run.dir={folder}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False).returncode
 
 
-def outcome(folder: Path, trained: Path) -> dict[str, Any]:
+def run_here(dies: str, arguments: list[str]) -> None:
+    """`seqgen.run`, killed some milliseconds after something is done for the n-th time: `training:3:2.5`."""
+    from seqgen.callbacks import AtomicCheckpointIO
+    from seqgen.model.base import SequentialRecommender
+    from seqgen.run import main as run
+
+    if dies:
+        phase, count, milliseconds = dies.split(":")
+        places = {"training": "training_step", "validation": "validation_step", "test": "test_step"}
+        owner: Any = AtomicCheckpointIO if phase == "checkpoint" else SequentialRecommender
+        name = places.get(phase, "save_checkpoint")
+        do, left = getattr(owner, name), [int(count)]
+
+        def until(*given: Any, **named: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                threading.Timer(float(milliseconds) / 1e3, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            return do(*given, **named)
+
+        setattr(owner, name, until)
+    sys.argv[1:] = arguments
+    run()
+
+
+def outcome(folder: Path) -> dict[str, Any]:
     """What two equal runs share."""
     results = json.loads((folder / "results.json").read_text())
-    state = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     kept = {key: results[key] for key in ("status", "run_id", "history", "metrics", "best_epoch", "epochs")}
-    return kept | {"state": state, "ranks": pl.read_parquet(folder / "ranks.parquet")}
-
-
-def equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    plain = all(one[key] == other[key] for key in one.keys() - {"state", "ranks"})
-    weights = all(torch.equal(one["state"][name], value) for name, value in other["state"].items())
-    return plain and weights and one["ranks"].equals(other["ranks"])
+    for name in ("last", f"epoch_{results['best_epoch']:03d}"):
+        state = torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]
+        kept[name] = {key: value.numpy().tobytes() for key, value in state.items()}
+    return kept | {"ranks": pl.read_parquet(folder / "ranks.parquet").to_dicts()}
 
 
 def kills(count: int, folder: Path) -> list[dict[str, Any]]:
-    """Kill and go on, in turn over the families."""
-    drawn, rows, whole = random.Random(0), [], {}
+    """Kill and go on, in turn over the families and what they are doing."""
+    drawn, rows = random.Random(0), []
     for name, overrides in FAMILIES.items():
-        run = started(folder / name, *overrides, *DATA, *QUIET)
-        until_built(run, folder / name)
-        began = time.monotonic()
-        if run.wait():
+        if started(folder / name, *overrides, *DATA, *QUIET):
             sys.exit(f"{name} does not run at all.")
-        whole[name] = (outcome(folder / name, folder / name), time.monotonic() - began)
     for number in range(count):
         name = list(FAMILIES)[number % len(FAMILIES)]
-        expected, seconds = whole[name]
+        phases = [*PHASES, drawn.choice(list(PHASES))]
+        phase = phases[number // len(FAMILIES) % len(phases)]
+        turn, milliseconds = drawn.randint(1, PHASES[phase]), drawn.uniform(0, 8)
         place = folder / f"{name}-{number}"
-        run = started(place, *FAMILIES[name], *DATA, *QUIET)
-        until_built(run, place)
-        time.sleep(drawn.uniform(0.1, 1.0) * seconds)
-        run.send_signal(signal.SIGKILL)
-        run.wait()
-        last = place / "checkpoints" / "last.ckpt"
-        cut = json.loads((place / "results.json").read_text()) if (place / "results.json").is_file() else {}
+        while started(place, *FAMILIES[name], *DATA, *QUIET, dies=f"{phase}:{turn}:{milliseconds}") != -signal.SIGKILL:
+            milliseconds /= 2  # it had ended before
+            shutil.rmtree(place)
+        cut = json.loads((place / "results.json").read_text())
+        resumable = any(place.glob("checkpoints/*.ckpt"))
+        more = [f"ckpt_path={place}/checkpoints/last.ckpt"] if resumable else [*FAMILIES[name], *DATA, *QUIET]
         again = place.with_name(f"{place.name}-on")
-        more = [f"ckpt_path={last}"] if last.is_file() else [*FAMILIES[name], *DATA, *QUIET]
-        code = started(again, *more).wait()
-        ended = again / "checkpoints/last.ckpt"
-        same = code == 0 and equal(outcome(again, again if ended.is_file() else place), expected)
-        how = "resumed" if last.is_file() else "started again"
-        rows.append({"family": name, "killed_after_epochs": cut.get("epochs", 0), "then": how, "equal": same})
+        same = started(again, *more) == 0 and outcome(again) == outcome(folder / name)
+        row = {"family": name, "killed_in": phase, "killed_after_epochs": cut["epochs"]}
+        rows.append(row | {"then": "resumed" if resumable else "started again", "equal": same})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def damages(content: bytes) -> Iterator[tuple[str, bytes | None]]:
+    """What can become of a file: its new content, None where it is gone."""
+    drawn = random.Random(1)
+    for share in (0.0, 0.001, 0.3, 0.7, 0.999):
+        yield "torn", content[: int(share * len(content))]
+    for count in (1, 1, 1, 4, 4, 4):
+        altered = bytearray(content)
+        for _ in range(count):
+            altered[drawn.randrange(len(content) // 4, len(content) // 2)] ^= 1 << drawn.randrange(8)
+        yield "altered", bytes(altered)
+    for start in (0.25, 0.5):
+        first, size = int(start * len(content)), len(content) // 8
+        yield "zeroed", content[:first] + bytes(size) + content[first + size :]
+    yield "another kind of file", b"last.ckpt"
+    yield "gone", None
+
+
+def broken(folder: Path) -> list[dict[str, Any]]:
+    """Resume from the folder of a run of sasrec, four epochs of six long, whose last.ckpt is broken."""
+    cut = folder / "four"
+    started(cut, *FAMILIES["sasrec"], *DATA, *QUIET, "trainer.max_epochs=4")
+    rows = []
+    for number, (damage, content) in enumerate(damages((cut / "checkpoints/last.ckpt").read_bytes())):
+        place = folder / f"broken{number}"
+        shutil.copytree(cut, place)
+        last = place / "checkpoints/last.ckpt"
+        last.unlink()
+        if content is not None:
+            last.write_bytes(content)
+        again = folder / f"broken{number}-on"
+        code = started(again, f"ckpt_path={last}", "trainer.max_epochs=6")
+        used = json.loads((again / "results.json").read_text())["config"]["ckpt_path"]
+        same = code == 0 and outcome(again) == outcome(folder / "sasrec")
+        rows.append({"damage": damage, "recognised": used != str(last), "equal": same})
         print(rows[-1], flush=True)
     return rows
 
 
 def forged(folder: Path) -> dict[str, str]:
-    """What becomes of a checkpoint whose configuration would execute code, by who is given it."""
+    """What becomes of a checkpoint whose configuration would execute code, by the part and who is given it."""
     import seqgen
     from seqgen import config
 
-    run = folder / "honest"
-    started(run, "model=sasrec", *DATA, *QUIET, "trainer.max_epochs=1").wait()
-    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     mark = folder / "executed"
     node = {"_target_": "os.system", "command": f"touch {mark}"}
-    for group in ("data", "model", "logger", "callbacks", "optimizer"):
-        checkpoint["seqgen"]["config"][group] = node
-    path = folder / "forged.ckpt"
-    torch.save(checkpoint, path)
     answers = {}
-    for name, line in {
-        "resume": ["seqgen.run", f"ckpt_path={path}", "trainer.max_epochs=2"],
-        "test": ["seqgen.run", f"ckpt_path={path}", "train=false"],
-        "diagnose": ["seqgen.diagnose", f"ckpt_path={path}"],
-    }.items():
-        command = [sys.executable, "-m", *line, f"hydra.run.dir={folder}/{name}"]
-        shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        answers[name] = "blocked" if shown.returncode and not mark.exists() else "EXECUTED" if mark.exists() else "ran"
-    try:
-        seqgen.load(path)
-        answers["load"] = "ran"
-    except Exception as error:
-        refused = config.sentence(error, []) is not None and not mark.exists()
-        answers["load"] = "blocked" if refused else "EXECUTED"
+    honest = torch.load(folder / "sasrec/checkpoints/last.ckpt", weights_only=True)
+    for key in ("data", "data.source", "model", "model.loss", "model.attention", "callbacks.more", "trainer", "logger"):
+        checkpoint = copy.deepcopy(honest)
+        *parents, last = key.split(".")
+        place = checkpoint["seqgen"]["config"]
+        for parent in parents:
+            place = place[parent]
+        place[last] = node
+        path = folder / "forged.ckpt"
+        torch.save(checkpoint, path)
+        lines = {"resume": ["seqgen.run"], "test": ["seqgen.run", "train=false"]}
+        lines |= {"diagnose": ["seqgen.diagnose"]} if key.startswith(("data", "model")) else {}
+        for name, line in lines.items():
+            command = [sys.executable, "-m", *line, f"ckpt_path={path}", f"hydra.run.dir={folder}/{name}"]
+            shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            refused = shown.returncode and "none of the parts that seqgen builds" in shown.stderr
+            answers[f"{name}, {key}"] = "EXECUTED" if mark.exists() else "blocked" if refused else "ran"
+        if key.startswith("model"):
+            try:
+                seqgen.load(path)
+                answers[f"load, {key}"] = "ran"
+            except Exception as error:
+                refused = config.sentence(error, []) is not None and not mark.exists()
+                answers[f"load, {key}"] = "blocked" if refused else "EXECUTED"
     return answers
 
 
@@ -199,7 +255,7 @@ def main() -> None:
         folder = Path(temporary)
         os.environ["SEQGEN_CACHE"] = str(folder / "cache")
         killed = kills(options.kills, folder)
-        found: dict[str, Any] = {"kills": killed, "forged": forged(folder)}
+        found: dict[str, Any] = {"kills": killed, "broken": broken(folder), "forged": forged(folder)}
         found["malformed_logs"] = dict(malformed_logs(folder))
         found["bad_settings"] = dict(bad_settings(folder))
     table = Table(title="reliability")
@@ -207,6 +263,8 @@ def main() -> None:
         table.add_column(title)
     survived = sum(row["equal"] for row in killed)
     table.add_row("kills", str(len(killed)), f"{survived} ended as the run that was never killed")
+    went_on = sum(row["equal"] for row in found["broken"])
+    table.add_row("broken checkpoints", str(len(found["broken"])), f"{went_on} ended as the run that was never stopped")
     blocked = sum(answer == "blocked" for answer in found["forged"].values())
     table.add_row("forged checkpoints", str(len(found["forged"])), f"{blocked} blocked")
     for kind in ("malformed_logs", "bad_settings"):
@@ -220,4 +278,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--run"]:
+        run_here(sys.argv[2], sys.argv[3:])
+    else:
+        main()

@@ -55,13 +55,14 @@ def test_the_makefile_has_the_two_commands_of_the_readme() -> None:
 def test_the_figures_of_reliability_are_the_stored_ones() -> None:
     found = json.loads((ROOT / "benchmarks/results/reliability.json").read_text())
     survived = sum(row["equal"] for row in found["kills"])
-    logs, settings = found["malformed_logs"], found["bad_settings"]
+    broken, logs, settings = found["broken"], found["malformed_logs"], found["bad_settings"]
     assert set(logs) <= {"refused", "line"}
     assert set(settings) == {"refused"}
     assert set(found["forged"].values()) == {"blocked"}
     page = (ROOT / "README.md").read_text()
     for line in (
-        f"| {len(found['kills'])} | {survived} resumed",
+        f"| {len(found['kills'])} | {survived} went on, and ended",
+        f"| {len(broken)} | {sum(row['recognised'] and row['equal'] for row in broken)} recognised, and went on",
         f"| {len(found['forged'])} | {len(found['forged'])} blocked |",
         f"| {sum(logs.values())} | {logs['refused']} refused in words, {logs['line']} read with a line",
         f"| {settings['refused']} | {settings['refused']} refused in words |",
