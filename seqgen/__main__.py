@@ -3,6 +3,8 @@
 import runpy
 import sys
 
+from seqgen.completion import complete, wants_completion
+
 COMMANDS = {
     "run": "train, evaluate and record; -m sweeps",
     "report": "compare finished runs",
@@ -13,6 +15,9 @@ COMMANDS = {
 
 def main() -> None:
     """Hand over to the command that is named first."""
+    if wants_completion(sys.argv):
+        complete(sys.argv, list(COMMANDS))
+        return
     if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
         # What Lightning starts for other devices is this command line again.
         name = f"seqgen.{sys.argv.pop(1)}"
