@@ -193,12 +193,12 @@ def recorded(record: RunRecord, sentence: Callable[[BaseException], str | None],
             yield
         record.update(status="finished", error=None)
         failed = False
-    except (KeyboardInterrupt, SystemExit):
-        _stopped(record, stopped)
+    except (KeyboardInterrupt, SystemExit) as end:
+        _stopped(record, stopped, end)
         raise
     except BaseException as error:
         if ending.signalled:  # what is lost in its wake, such as the other processes, is no failure
-            _stopped(record, stopped)
+            _stopped(record, stopped, error)
             raise SystemExit(128 + signal.SIGTERM) from error
         text = sentence(error) or f"{type(error).__name__}: {error}"
         record.update(status="failed", error=text)
@@ -215,10 +215,13 @@ def recorded(record: RunRecord, sentence: Callable[[BaseException], str | None],
         os.environ.update(environment)
 
 
-def _stopped(record: RunRecord, stopped: dict[str, str]) -> None:
+def _stopped(record: RunRecord, stopped: dict[str, str], end: BaseException) -> None:
     record.update(**stopped)
-    if record.write_file:
-        print(f"seqgen: stopped after {record.content['epochs']} epochs{_again(record.folder)}.", file=sys.stderr)
+    text = f"seqgen: stopped after {record.content['epochs']} epochs{_again(record.folder)}"  # no stop: it is copied
+    if isinstance(end, KeyboardInterrupt):  # which a command line prints with what it was told, and nothing else
+        end.add_note(text)
+    elif record.write_file:
+        print(text, file=sys.stderr)
 
 
 def _wandb_run() -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from commands import start
+from commands import command_here, start
 from conftest import QUIET, TINY
 from omegaconf import OmegaConf
 from test_properties import CHAIN
@@ -273,6 +273,21 @@ def test_an_interrupted_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(SystemExit):
         start(tmp_path, "trainer.max_epochs=2")
     assert json.loads((tmp_path / "results.json").read_text())["status"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("summary.quiet", "stopped before it began"), ("stages.make_trainer", "stopped after 0 epochs")],
+)
+def test_ctrl_c_before_the_first_epoch_leaves_a_sentence_and_no_trace(
+    place: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"seqgen.{place}", interrupt)
+    shown = command_here("seqgen.run", *TINY, *QUIET, f"hydra.run.dir={tmp_path}", cwd=tmp_path)
+    assert (shown.returncode, shown.stderr) == (130, f"seqgen: {said}\n")
 
 
 @pytest.mark.slow
