@@ -48,5 +48,6 @@ def test_two_processes_start_from_it_as_from_the_module(tmp_path: Path) -> None:
     how = ["model=sasrec", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=1"]
     shown = command("seqgen", "run", *how, *TINY, *QUIET, f"hydra.run.dir={tmp_path}", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
+    assert not list(tmp_path.glob("train_ddp*.log"))  # the second process has nothing to say
     results = json.loads((tmp_path / "results.json").read_text())
     assert (results["status"], results["config"]["trainer"]["devices"]) == ("finished", 2)

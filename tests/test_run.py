@@ -17,6 +17,7 @@ from seqgen import config
 from seqgen.errors import UserError
 from seqgen.run import run
 
+LOGGERS = ("tensorboard", "many")
 DETERMINED = ("train/loss", "val/ndcg@10", "val/mrr")
 
 
@@ -261,6 +262,31 @@ def test_wandb_summarises_the_best_validation(tmp_path: Path, monkeypatch: pytes
     assert best == {"ndcg@10": "max", "mrr": "max", "gini@5": "min", "unhittable": "last"}
     assert {defined[name]["step_metric"] for name in ("train/*", "val/ndcg@10")} == {"epoch"}
     assert {"timing/train_epoch_s", "timing/total_s", "peak_memory_mb/host"} < set(costs)
+
+
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        ([], "sasrec-softmax-synthetic-1 loss=bce model.dropout=0.2"),
+        (["logger.wandb.name=mine"], "mine"),
+    ],
+)
+def test_a_run_of_a_sweep_is_named_by_what_the_sweep_goes_through(
+    more: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seqgen.stages import _name_by_sweep
+
+    swept = ["model=sasrec", "loss=bce", "++model.dropout=0.2", "seed=1"]
+    cfg = config.compose([*swept, "logger=wandb", "trainer=cpu", *more], output_dir=tmp_path)
+    keys = [text.lstrip("+").partition("=")[0] for text in swept]
+    monkeypatch.setattr(config, "sweeps_over", lambda key: key in keys)
+    _name_by_sweep(cfg.logger.wandb)
+    assert cfg.logger.wandb.name == name
+
+
+def test_many_loggers_stand_beside_one_another(tmp_path: Path) -> None:
+    kinds = {option: set(config.compose([f"logger={option}"], output_dir=tmp_path).logger) for option in LOGGERS}
+    assert kinds == {"tensorboard": {"csv", "tensorboard"}, "many": {"csv", "wandb", "tensorboard"}}
 
 
 def test_an_interrupted_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
