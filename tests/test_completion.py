@@ -16,6 +16,8 @@ from seqgen.completion import BASH
 
 def words(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
     monkeypatch.setenv("COMP_LINE", line)
+    for name in ("HYDRA_FULL_ERROR", "SEQGEN_SENTENCES"):  # which a command line sets for the processes it starts
+        monkeypatch.setenv(name, "1")
     monkeypatch.setattr(sys, "argv", ["seqgen", "-sc", "query=bash"])
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # the module is there already
         cli.main()
