@@ -3,6 +3,8 @@
 import runpy
 import sys
 
+from seqgen.completion import complete, wants_completion
+
 COMMANDS = {
     "run": "train, evaluate and record; -m sweeps",
     "report": "compare finished runs",
@@ -13,10 +15,17 @@ COMMANDS = {
 
 def main() -> None:
     """Hand over to the command that is named first."""
+    if wants_completion(sys.argv):
+        complete(sys.argv, list(COMMANDS))
+        return
     if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
         # What Lightning starts for other devices is this command line again.
         name = f"seqgen.{sys.argv.pop(1)}"
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        except KeyboardInterrupt:  # before the command could take care of it
+            print("seqgen: stopped before it began", file=sys.stderr)
+            sys.exit(130)
         return
     wanted = len(sys.argv) > 1 and sys.argv[1] not in ("-h", "--help")
     if wanted:

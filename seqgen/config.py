@@ -7,6 +7,7 @@ import contextlib
 import functools
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -330,6 +331,10 @@ def command(hydra_main: Callable[[], Any]) -> None:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"seqgen: {text}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print("".join(getattr(error, "__notes__", ["seqgen: stopped before it began"])), file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def sentence(error: BaseException, arguments: Sequence[str]) -> str | None:

@@ -17,7 +17,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from seqgen import config
+from seqgen import config, explain
 from seqgen.check import check_wandb
 from seqgen.errors import UserError
 from seqgen.signatures import check_type
@@ -170,4 +170,4 @@ def _hydra_main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    config.command(_hydra_main)
+    explain.command("diagnose", _hydra_main)

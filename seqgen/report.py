@@ -377,7 +377,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"seqgen.report: {error}", file=sys.stderr)
         sys.exit(1)
     # A file or a pipe has no width to keep to: nothing is wrapped there.
-    console = Console(width=None if sys.stdout.isatty() else 10_000, markup=False, emoji=False)
+    console = Console(width=None if sys.stdout.isatty() else 10_000, markup=False, emoji=False, highlight=False)
     tables = _tables(frame, args["compare"], console.width)
     console.print(*tables, _caption(frame, args["compare"], args["samples"]), *notes, sep="\n")
 

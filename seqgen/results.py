@@ -29,6 +29,9 @@ from seqgen.ending import Ending
 # What does not change a run's outcome is not part of its identity.
 NOT_IDENTITY = ("paths", "logger", "print_config", "tags", "task", "ckpt_path", "train", "test", "compile", "trust")
 
+# Keys of the trainer that are not either, besides what it is enabled to show.
+SHOWN_OR_PLACED = ("default_root_dir", "profiler", "log_every_n_steps")
+
 
 class RunRecord:
     """The content of one run's `results.json`.
@@ -157,7 +160,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a configuration that decides a run's outcome; two runs that share it are the same experiment."""
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     trainer = kept.get("trainer") or {}
-    kept["trainer"] = {k: v for k, v in trainer.items() if not k.startswith("enable_") and k != "default_root_dir"}
+    kept["trainer"] = {k: v for k, v in trainer.items() if not k.startswith("enable_") and k not in SHOWN_OR_PLACED}
     # Other keys hold copies of the paths, such as a checkpoint's folder, and of the checkpoint resumed from.
     text = json.dumps(kept)
     copies = {**(config.get("paths") or {}), "ckpt_path": config.get("ckpt_path")}
@@ -199,12 +202,12 @@ def recorded(record: RunRecord, sentence: Callable[[BaseException], str | None],
             yield
         record.update(status="finished", error=None)
         failed = False
-    except (KeyboardInterrupt, SystemExit):
-        _stopped(record, stopped)
+    except (KeyboardInterrupt, SystemExit) as end:
+        _stopped(record, stopped, end)
         raise
     except BaseException as error:
         if ending.signalled:  # what is lost in its wake, such as the other processes, is no failure
-            _stopped(record, stopped)
+            _stopped(record, stopped, error)
             raise SystemExit(128 + signal.SIGTERM) from error
         text = sentence(error) or f"{type(error).__name__}: {error}"
         record.update(status="failed", error=text)
@@ -221,10 +224,13 @@ def recorded(record: RunRecord, sentence: Callable[[BaseException], str | None],
         os.environ.update(environment)
 
 
-def _stopped(record: RunRecord, stopped: dict[str, str]) -> None:
+def _stopped(record: RunRecord, stopped: dict[str, str], end: BaseException) -> None:
     record.update(**stopped)
-    if record.write_file:
-        print(f"seqgen: stopped after {record.content['epochs']} epochs{_again(record.folder)}.", file=sys.stderr)
+    text = f"seqgen: stopped after {record.content['epochs']} epochs{_again(record.folder)}"  # no stop: it is copied
+    if isinstance(end, KeyboardInterrupt):  # which a command line prints with what it was told, and nothing else
+        end.add_note(text)
+    elif record.write_file:
+        print(text, file=sys.stderr)
 
 
 def _wandb_run() -> Any:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from seqgen import config
+from seqgen import config, explain
 from seqgen.check import check, check_folder, check_shape, drop_unused
 
 if TYPE_CHECKING:  # torch is imported inside `run`, so that --help and tab completion answer at once
@@ -134,7 +134,7 @@ def main() -> None:
         sys.stdout.reconfigure(line_buffering=True)  # a log that is followed shows each line at once
     logging.captureWarnings(True)  # into run.log, besides the terminal
     try:
-        config.command(_hydra_main)
+        explain.command("config", _hydra_main)
     finally:
         logging.captureWarnings(False)
 

@@ -37,6 +37,8 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
     if not model.trainable and str(cfg.trainer.precision) in ("16-true", "bf16-true"):
         name = config.choices()["model"]
         raise UserError(f"trainer.precision={cfg.trainer.precision} rounds the scores of model={name} to ties.")
+    if "wandb" in (cfg.logger or {}) and "name" in cfg.logger.wandb:
+        _name_by_sweep(cfg.logger.wandb)
     loggers = _built(cfg, "logger", Logger) if cfg.logger else []
     callbacks = _built(cfg, "callbacks", L.Callback) if cfg.callbacks and model.trainable else []
     shown = [Progress(record, monitor=cfg.monitor)] if cfg.trainer.get("enable_progress_bar") is not False else []
@@ -79,6 +81,15 @@ def _built(cfg: DictConfig, group: str, kind: type) -> list[Any]:
             target = cfg[group][name]["_target_"]
             raise UserError(f"{group}.{name}._target_={target} does not make a {kind.__name__}, but {part!r}.")
     return list(parts.values())
+
+
+def _name_by_sweep(node: DictConfig) -> None:
+    """Add what a sweep goes through to the name of a run, unless the user gave the name."""
+    keys = {text: text.lstrip("+~").partition("=")[0] for text in config.overrides()}
+    if "logger.wandb.name" not in keys.values():
+        said = ("model", "attention", "data", "seed")  # in the name already
+        swept = [text for text, key in keys.items() if key not in said and config.sweeps_over(key)]
+        node.name = " ".join([str(node.name), *(text.lstrip("+~") for text in swept)])
 
 
 def summarise_best(loggers: Sequence[Any], lengths: Sequence[int]) -> None:

@@ -21,7 +21,8 @@ def quiet() -> None:
     by step (all is logged by epoch) and across processes (the metrics are summed over them already), and that a resumed
     run has a new folder (`BestCheckpoint` sees to it).
     """
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     known = (
         "LeafSpec",
         "does not have many workers",

@@ -77,7 +77,7 @@ AT_ONCE = [
     ("logger=wandb", "logger=wandb needs an account: run `wandb login`, or set WANDB_API_KEY"),
     ("hparams_search=mqsa_ted", "hparams_search= has no effect on a single run; add --multirun"),
     ("model._target_=seqgen.model.nowhere.Model", "model._target_=seqgen.model.nowhere.Model cannot be imported"),
-    ("logger=null", "logger=null does not exist; choose one of csv, none, wandb"),
+    ("logger=null", "logger=null does not exist; choose one of csv, many, none, tensorboard, wandb"),
     ("callbacks=null", "callbacks=null does not exist; choose one of"),
     ("trainer=null", "trainer=null does not exist; choose one of"),
     ("data=null", "data=null does not exist; choose one of"),

@@ -72,7 +72,7 @@ def test_a_terminated_run_is_on_record_as_stopped(tmp_path: Path) -> None:
         os.kill(run.pid, signal.SIGTERM)
         _, shown = run.communicate(timeout=60)
         assert run.returncode == 143
-        again = f"; go on with: python -m seqgen.run ckpt_path={tmp_path}/run/checkpoints/last.ckpt.\n"
+        again = f"; go on with: python -m seqgen.run ckpt_path={tmp_path}/run/checkpoints/last.ckpt\n"
         assert shown.decode().splitlines(keepends=True)[-1].endswith(again)
     finally:
         run.kill()

@@ -139,14 +139,15 @@ def test_a_sweep_over_processes_that_start_themselves_is_refused(tmp_path: Path)
 
 @pytest.mark.slow
 def test_help_and_composed_configuration_are_shown_without_torch(tmp_path: Path) -> None:
-    shown = command("seqgen.run", "--help", cwd=tmp_path)
-    assert "model: cddrec, genatt, mqsa_ted, oracle, popularity, sasrec, transition" in shown.stdout
     without_torch = (
         "import sys; sys.modules['torch'] = None; import runpy; runpy.run_module('seqgen.run', run_name='__main__')"
     )
-    line = [sys.executable, "-c", without_torch, "--cfg", "job"]
-    shown = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert shown.stdout.startswith("task: train")
+    for arguments, beginning in ((["--help"], "seqgen: train, compare"), (["--cfg", "job"], "task: train")):
+        line = [sys.executable, "-c", without_torch, *arguments]
+        shown = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert shown.stdout.startswith(beginning), shown.stderr
+        if arguments == ["--help"]:
+            assert "model: cddrec, genatt, mqsa_ted, oracle, popularity, sasrec, transition" in shown.stdout
 
 
 @pytest.mark.slow

@@ -30,10 +30,24 @@ def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str], monke
     assert all(f"seqgen {name}" in shown for name in cli.COMMANDS)
 
 
+def test_ctrl_c_while_a_command_is_imported_leaves_no_trace(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["seqgen", "run"])
+    monkeypatch.setattr("runpy.run_module", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "seqgen: stopped before it began\n")
+
+
 @pytest.mark.slow
 def test_two_processes_start_from_it_as_from_the_module(tmp_path: Path) -> None:
     how = ["model=sasrec", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=1"]
     shown = command("seqgen", "run", *how, *TINY, *QUIET, f"hydra.run.dir={tmp_path}", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
+    assert not list(tmp_path.glob("train_ddp*.log"))  # the second process has nothing to say
     results = json.loads((tmp_path / "results.json").read_text())
     assert (results["status"], results["config"]["trainer"]["devices"]) == ("finished", 2)

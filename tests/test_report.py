@@ -114,6 +114,67 @@ def test_labels_are_made_unique_by_the_differing_keys(tmp_path):
     ]
 
 
+def test_settings_are_named_by_choice_and_what_follows_from_them_is_left_out(tmp_path):
+    losses = {"ce": {"_target_": "seqgen.losses.ce"}, "bce": {"_target_": "seqgen.losses.bce", "num_negatives": 4}}
+    for job, (loss, dim) in enumerate([("ce", 64), ("bce", 64), ("bce", 32)]):
+        # The width of the feed-forward layer follows the model's; what is logged says nothing about a run.
+        model = {"hidden_dim": dim, "ffn_dim": dim, "loss": losses[loss]}
+        config = {
+            "model": model,
+            "loss": losses[loss],
+            "logger": {"x": job},
+            "trainer": {"profiler": [None, "simple"][dim < 64]},
+        }
+        choices = {"loss": loss, "logger": f"l{job}", "trainer": "auto"}
+        write_run(
+            tmp_path / str(job),
+            config=config,
+            choices=choices,
+            overrides=[f"loss={loss}", f"model.hidden_dim={dim}"],
+            ranks=[1],
+        )
+    assert [label.removeprefix("sasrec / softmax / ml1m") for label in report([tmp_path])["label"]] == [
+        ", loss=ce, model.hidden_dim=64",
+        ", loss=bce, model.hidden_dim=64",
+        ", loss=bce, model.hidden_dim=32",
+    ]
+
+
+def test_a_nested_choice_is_one_setting_and_all_that_was_typed_is_named(tmp_path):
+    for job, (schedule, rate) in enumerate([("linear", 0.1), ("cosine", 0.2)]):
+        attention = {"schedule": {"_target_": schedule, "steps": rate}, "dropout": rate}
+        choices = {"diffusion@attention.schedule": schedule}
+        config = {"attention": attention, "model": {"attention": attention}}
+        write_run(
+            tmp_path / str(job), config=config, choices=choices, overrides=[f"++attention.dropout={rate}"], ranks=[1]
+        )
+    assert [label.removeprefix("sasrec / softmax / ml1m, ") for label in report([tmp_path])["label"]] == [
+        "diffusion@attention.schedule=linear, attention.dropout=0.1",
+        "diffusion@attention.schedule=cosine, attention.dropout=0.2",
+    ]
+
+
+def test_a_metric_without_its_split_is_the_test_s(tmp_path):
+    write_run(tmp_path / "0", metrics={"test/ndcg@10": 0.1, "val/ndcg@10": 0.2})
+    frame = report([tmp_path], metrics=["ndcg@10", "val/ndcg@10"], compare="ndcg@10")
+    assert frame.select("test/ndcg@10", "val/ndcg@10").row(0) == (0.1, 0.2)
+
+
+def test_the_table_fits_a_terminal_of_80_columns(two_runs, capsys, monkeypatch):
+    file = two_runs / "0" / "results.json"
+    names = [f"test/{name}@10" for name in ("hr", "ndcg", "coverage", "novelty", "popularity", "category_coverage")]
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"metrics": dict.fromkeys(names, 0.123456)}))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    main([str(two_runs), "--metrics", ",".join(names), "--samples", "9"])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    for name in [name.removeprefix("test/") for name in names]:
+        assert out.count(f"┃ {name} ") == 1  # whole, once
+    assert out.count("a / softmax / ml1m ") == out.count("b / softmax / ml1m ") == out.count("┏━") >= 2
+
+
 def test_values_that_read_alike_keep_their_groups_apart(tmp_path):
     write_run(tmp_path / "0", config={"x": 1}, ranks=[1])
     write_run(tmp_path / "1", config={"x": "1"}, ranks=[1])
@@ -355,6 +416,7 @@ def two_runs(tmp_path):
     ("options", "sentence"),
     [
         (["--metrics", "test/ndgc@10"], "unknown metric test/ndgc@10; did you mean test/ndcg@10"),
+        (["--metrics", "ndgc@10"], "unknown metric ndgc@10; did you mean test/ndcg@10"),
         (
             ["--compare", "test/coverage@10"],
             "cannot compare test/coverage@10: use test/ndcg@K, test/hr@K or test/mrr",
@@ -434,7 +496,7 @@ def test_runs_that_are_not_compared_need_no_ranks(tmp_path):
     write_run(tmp_path / "0", metrics={"test/mrr": 0.5})
     write_run(tmp_path / "1", choices={"data": "yelp"}, data={"fingerprint": "f2"})
     assert report([tmp_path])["test/mrr"].to_list() == [0.5, None]
-    assert sentence_of(tmp_path, compare="val/mrr").startswith("cannot compare val/mrr")
+    assert sentence_of(tmp_path, compare="gini").startswith("cannot compare gini")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from commands import start
+from commands import command_here, start
 from conftest import QUIET, TINY
 from omegaconf import OmegaConf
 from test_properties import CHAIN
@@ -17,6 +17,7 @@ from seqgen import config
 from seqgen.errors import UserError
 from seqgen.run import run
 
+LOGGERS = ("tensorboard", "many")
 DETERMINED = ("train/loss", "val/ndcg@10", "val/mrr")
 
 
@@ -263,6 +264,31 @@ def test_wandb_summarises_the_best_validation(tmp_path: Path, monkeypatch: pytes
     assert {"timing/train_epoch_s", "timing/total_s", "peak_memory_mb/host"} < set(costs)
 
 
+@pytest.mark.parametrize(
+    ("more", "name"),
+    [
+        ([], "sasrec-softmax-synthetic-1 loss=bce model.dropout=0.2"),
+        (["logger.wandb.name=mine"], "mine"),
+    ],
+)
+def test_a_run_of_a_sweep_is_named_by_what_the_sweep_goes_through(
+    more: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seqgen.stages import _name_by_sweep
+
+    swept = ["model=sasrec", "loss=bce", "++model.dropout=0.2", "seed=1"]
+    cfg = config.compose([*swept, "logger=wandb", "trainer=cpu", *more], output_dir=tmp_path)
+    keys = [text.lstrip("+").partition("=")[0] for text in swept]
+    monkeypatch.setattr(config, "sweeps_over", lambda key: key in keys)
+    _name_by_sweep(cfg.logger.wandb)
+    assert cfg.logger.wandb.name == name
+
+
+def test_many_loggers_stand_beside_one_another(tmp_path: Path) -> None:
+    kinds = {option: set(config.compose([f"logger={option}"], output_dir=tmp_path).logger) for option in LOGGERS}
+    assert kinds == {"tensorboard": {"csv", "tensorboard"}, "many": {"csv", "wandb", "tensorboard"}}
+
+
 def test_an_interrupted_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from seqgen.model.mqsa_ted import MQSATED
 
@@ -273,6 +299,21 @@ def test_an_interrupted_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(SystemExit):
         start(tmp_path, "trainer.max_epochs=2")
     assert json.loads((tmp_path / "results.json").read_text())["status"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("summary.quiet", "stopped before it began"), ("stages.make_trainer", "stopped after 0 epochs")],
+)
+def test_ctrl_c_before_the_first_epoch_leaves_a_sentence_and_no_trace(
+    place: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"seqgen.{place}", interrupt)
+    shown = command_here("seqgen.run", *TINY, *QUIET, f"hydra.run.dir={tmp_path}", cwd=tmp_path)
+    assert (shown.returncode, shown.stderr) == (130, f"seqgen: {said}\n")
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from seqgen import config
+from seqgen import config, explain
 from seqgen.check import check
 
 NOW = "${now:%Y-%m-%d_%H-%M-%S-%f}"
@@ -53,4 +53,4 @@ def _hydra_main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    config.command(_hydra_main)
+    explain.command("card", _hydra_main)
