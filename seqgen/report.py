@@ -28,6 +28,8 @@ from seqgen.results import identity, went
 from seqgen.settings import flatten
 
 LABEL = "model / attention / data"
+# What only shows or logs says nothing about a run; it stays in the identity, which stored runs were given with it.
+SHOWN = ("trainer.profiler", "trainer.log_every_n_steps")
 NARROW_LABEL = 26  # characters of a label's line where not all columns fit beside it
 DEFAULT_METRICS = [f"test/{name}" for name in ("hr@10", "ndcg@10", "mrr", "coverage@10", "novelty@10")]
 # What `diversity@K` stands for.
@@ -82,6 +84,8 @@ def _run(file: Path, place: str, results: dict[str, Any]) -> Run | str:
     data = (names[2], str(equals.get("data.fingerprint", results["data"]["fingerprint"])))
     settings = {**flatten(identity(config)), **{key: json.dumps(value) for key, value in equals.items()}}
     settings["data.fingerprint"] = data[1]
+    for key in SHOWN:
+        settings.pop(key, None)
     seeds = [settings.pop(key) for key in sorted(settings) if key == "seed" or key.endswith(".seed")]
     seed, name = (results["seed"], *seeds), results.get("name")
     choices = {group: option for group, option in results["choices"].items() if option not in (None, "None")}

@@ -29,9 +29,6 @@ from seqgen.ending import Ending
 # What does not change a run's outcome is not part of its identity.
 NOT_IDENTITY = ("paths", "logger", "print_config", "tags", "task", "ckpt_path", "train", "test", "compile", "trust")
 
-# Keys of the trainer that are not either, besides what it is enabled to show.
-SHOWN_OR_PLACED = ("default_root_dir", "profiler", "log_every_n_steps")
-
 
 class RunRecord:
     """The content of one run's `results.json`.
@@ -160,7 +157,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a configuration that decides a run's outcome; two runs that share it are the same experiment."""
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     trainer = kept.get("trainer") or {}
-    kept["trainer"] = {k: v for k, v in trainer.items() if not k.startswith("enable_") and k not in SHOWN_OR_PLACED}
+    kept["trainer"] = {k: v for k, v in trainer.items() if not k.startswith("enable_") and k != "default_root_dir"}
     # Other keys hold copies of the paths, such as a checkpoint's folder, and of the checkpoint resumed from.
     text = json.dumps(kept)
     copies = {**(config.get("paths") or {}), "ckpt_path": config.get("ckpt_path")}
