@@ -6,6 +6,7 @@
 - Kills: SIGKILL at a random moment of training, validation, the writing of a checkpoint or the test, of four model
   families on generated data. The run goes on from `ckpt_path=` alone, or starts again where it had no checkpoint yet,
   and must end as the run that was never killed: the same history, metrics, ranks and weights to the last bit.
+  All with one thread: with several, two runs that nobody killed differ in their last digits too.
 - Broken checkpoints: a last.ckpt that is torn, altered, emptied or gone is resumed all the same, from the one before
   it, with a warning, and must end likewise.
 - Forged checkpoints: a class outside seqgen in a part of the stored configuration, given to resume, test, diagnose and
