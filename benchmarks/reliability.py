@@ -166,7 +166,7 @@ def broken(folder: Path) -> list[dict[str, Any]]:
 def forged(folder: Path) -> dict[str, str]:
     """What becomes of a checkpoint whose configuration would execute code, by the part and who is given it."""
     import seqgen
-    from seqgen import config
+    from seqgen import cli
 
     mark = folder / "executed"
     node = {"_target_": "os.system", "command": f"touch {mark}"}
@@ -193,21 +193,21 @@ def forged(folder: Path) -> dict[str, str]:
                 seqgen.load(path)
                 answers[f"load, {key}"] = "ran"
             except Exception as error:
-                refused = config.sentence(error, []) is not None and not mark.exists()
+                refused = cli.sentence(error, []) is not None and not mark.exists()
                 answers[f"load, {key}"] = "blocked" if refused else "EXECUTED"
     return answers
 
 
 def answered(work: Any) -> str:
     """How something wrong is answered: refused, line, trace or silent."""
-    from seqgen import config
+    from seqgen import cli
 
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             work()
     except BaseException as error:
-        return "trace" if config.sentence(error, []) is None else "refused"
+        return "trace" if cli.sentence(error, []) is None else "refused"
     return "line" if "Notice: " in printed.getvalue() else "silent"
 
 

@@ -17,7 +17,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from seqgen import config, explain
+from seqgen import cli, config, explain
 from seqgen.check import check_wandb
 from seqgen.errors import UserError
 from seqgen.signatures import check_type
@@ -166,7 +166,7 @@ def _log(cfg: DictConfig, numbers: dict[str, float], pictures: dict[str, Path], 
 
 @hydra.main(config_path=config.CONFIG_DIR, config_name="diagnose", version_base="1.3")
 def _hydra_main(cfg: DictConfig) -> None:
-    config.kept(diagnose, cfg)
+    cli.kept(diagnose, cfg)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Errors that the user can correct, each one sentence, and the word that was probably meant."""
+"""Errors that the user can correct, each one sentence; what is too large; and the word that was probably meant."""
 
 import contextlib
 import difflib
 import math
+import re
 from collections.abc import Iterator, Sequence
 
 
@@ -77,6 +78,14 @@ def check_probability(**values: float) -> None:
     for name, value in values.items():
         if not 0.0 <= value < 1.0:
             raise SettingError(f"{name}={value} must lie in [0, 1).")
+
+
+def too_large(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, says that something does not fit into memory."""
+    if error is None:
+        return False
+    words = r"out of memory|can't allocate memory|Storage size calculation overflowed|Unable to allocate"
+    return isinstance(error, MemoryError) or bool(re.search(words, str(error))) or too_large(error.__cause__)
 
 
 def nearest(word: str, words: Sequence[str]) -> str:

@@ -16,12 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from seqgen import config
-from seqgen.config import CONFIG_DIR
+from seqgen import cli
+from seqgen.config import CONFIG_DIR, composed
 
 FLAGS = ("--help", "-h", "--multirun", "-m")
 COLUMN = 44  # where the explanations begin
@@ -31,14 +29,14 @@ HIDDEN = ("hydra", "paths")  # groups that nobody chooses from
 
 
 def command(config_name: str, hydra_main: Callable[[], Any]) -> None:
-    """A command line on a configuration: its help, or what it does.
+    """A command line on a configuration: its help, or what it does, with its errors as one sentence.
 
     Args:
         config_name: Of the command's configuration.
         hydra_main: What `hydra.main` made.
     """
     arguments = sys.argv[1:]
-    config.command(functools.partial(print_help, config_name, arguments) if _wants_help(arguments) else hydra_main)
+    cli.command(functools.partial(print_help, config_name, arguments) if _wants_help(arguments) else hydra_main)
 
 
 def _wants_help(arguments: Sequence[str]) -> bool:
@@ -54,10 +52,8 @@ def print_help(config_name: str, arguments: Sequence[str]) -> None:
         config_name: Of the command's configuration.
         arguments: The command line; errors in it are Hydra's.
     """
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        overrides = [argument for argument in arguments if not argument.startswith("-")]
-        cfg = compose(config_name, overrides, return_hydra_config=True)
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    cfg = composed(overrides, config_name=config_name)
     choices = {str(group): option for group, option in cfg.hydra.runtime.choices.items() if "hydra/" not in str(group)}
     folders = [Path(CONFIG_DIR), *_others(cfg)]
     said = [cfg.hydra.help.header, "== Groups (group=option) ==\n"]

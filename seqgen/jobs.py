@@ -8,7 +8,6 @@ import contextlib
 import ctypes
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -18,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from seqgen.settings import quoted
 
 LOG = "job.log"
 MARK = "SEQGEN_JOB"  # in the processes of jobs: the keys that the sweep goes through
@@ -47,11 +48,7 @@ class Job:
     @property
     def command(self) -> list[str]:
         """What is started."""
-        # Hydra's grammar would read a folder's `=` or `,` otherwise than as text.
-        plain = re.fullmatch(r"[\w./-]+", str(self.folder))
-        quoted = str(self.folder).replace("\\", "\\\\").replace("'", "\\'")
-        folder = self.folder if plain else f"'{quoted}'"
-        return [sys.executable, "-m", "seqgen.run", *self.overrides, f"hydra.run.dir={folder}"]
+        return [sys.executable, "-m", "seqgen.run", *self.overrides, f"hydra.run.dir={quoted(str(self.folder))}"]
 
     @property
     def again(self) -> str:

@@ -25,7 +25,7 @@ from seqgen.errors import UserError, nearest
 from seqgen.labels import distinguish
 from seqgen.metric_table import METRICS
 from seqgen.results import identity, went
-from seqgen.settings import flatten
+from seqgen.settings import flatten, key_of
 
 LABEL = "model / attention / data"
 # What only shows or logs says nothing about a run; it stays in the identity, which stored runs were given with it.
@@ -133,7 +133,7 @@ def _group(runs: list[Run]) -> dict[str, list[Run]]:
             labels |= {key: f"{label}, {names.pop()}" for key, names in known.items()}
             continue
         groups = [same[key] for key in alike]
-        typed = {_key(override) for group in groups for run in group for override in run.overrides}
+        typed = {key_of(override) for group in groups for run in group for override in run.overrides}
         more = distinguish([dict(key) for key in alike], [_shared_choices(group) for group in groups], typed)
         labels |= {key: label + text for key, text in zip(alike, more, strict=True)}
     return {labels[key]: group for key, group in same.items()}
@@ -143,10 +143,6 @@ def _shared_choices(group: list[Run]) -> dict[str, str]:
     """The choices that all runs of a group made."""
     first, *others = (run.choices for run in group)
     return {name: option for name, option in first.items() if all(run.get(name) == option for run in others)}
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
 
 
 def _known(name: str, names: Iterable[str]) -> str:

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import platform
-import re
 import shlex
 import signal
 import socket
@@ -25,6 +24,7 @@ import polars as pl
 
 import seqgen
 from seqgen.ending import Ending
+from seqgen.settings import quoted
 
 # What does not change a run's outcome is not part of its identity.
 NOT_IDENTITY = ("paths", "logger", "print_config", "tags", "task", "ckpt_path", "train", "test", "compile", "trust")
@@ -147,10 +147,8 @@ def _again(folder: Path) -> str:
     # In place of a last one that was not written yet the best is taken.
     if not any(folder.glob("checkpoints/*.ckpt")):
         return ""
-    path = str(folder / "checkpoints" / "last.ckpt")
-    if not re.fullmatch(r"[\w/.:@%+-]+", path):  # as Hydra quotes
-        path = "'" + path.replace("'", "\\'") + "'"
-    return f"; go on with: python -m seqgen.run {shlex.quote(f'ckpt_path={path}')}"
+    override = f"ckpt_path={quoted(str(folder / 'checkpoints' / 'last.ckpt'))}"
+    return f"; go on with: python -m seqgen.run {shlex.quote(override)}"
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:

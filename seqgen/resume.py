@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from seqgen import config
 from seqgen.checkpoint import read_checkpoint, stored_config
 from seqgen.errors import UserError
-from seqgen.settings import flatten
+from seqgen.settings import flatten, key_of
 
 # What a resumed run must share with the run it goes on from: its state was made with these.
 SHARED = ("seed", "monitor", "data", "diffusion", "attention", "loss", "optimizer", "scheduler", "model", "callbacks")
@@ -86,13 +86,13 @@ def continued(cfg: DictConfig) -> tuple[DictConfig, list[str]]:
     merged = _Merged(cfg, stored, touched)
     merged.refuse_untrusted(path, cfg.trust)
     # In a sweep over checkpoints the choices were composed for none of them.
-    given = {_key(text) for text in config.overrides()}
+    given = {key_of(text) for text in config.overrides()}
     for group, option in choices.items():
         if group not in given:
             config.choose(group, option)
-    now = [o for o in config.overrides() if o != f"{_key(o)}={choices.get(_key(o))}"]
-    keys = {_key(text) for text in now}
-    kept = [o for o in checkpoint["record"]["overrides"] if _key(o) not in keys and _key(o) != "ckpt_path"]
+    now = [o for o in config.overrides() if o != f"{key_of(o)}={choices.get(key_of(o))}"]
+    keys = {key_of(text) for text in now}
+    kept = [o for o in checkpoint["record"]["overrides"] if key_of(o) not in keys and key_of(o) != "ckpt_path"]
     return merged.config(), [*(o for o in kept if not o.startswith(("hydra.", "paths."))), *now]
 
 
@@ -135,10 +135,6 @@ def _plain(node: Any) -> dict[str, Any]:
     return container  # type: ignore[return-value]
 
 
-def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+~")
-
-
 def _touched(cfg: DictConfig, stored: dict[str, str]) -> set[str] | None:
     """Keys that the command line decides; None where it chooses another model or experiment.
 
@@ -146,7 +142,7 @@ def _touched(cfg: DictConfig, stored: dict[str, str]) -> set[str] | None:
     """
     now, touched = config.choices(), set(OF_THE_COMMAND)
     for text in config.overrides():
-        group, option = _key(text), text.partition("=")[2]
+        group, option = key_of(text), text.partition("=")[2]
         if group not in now and not Path(config.CONFIG_DIR, group).is_dir():
             touched.add(group)
             continue

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from seqgen import config, explain
+from seqgen import cli, config, explain
 from seqgen.check import check, check_folder, check_shape, drop_unused
 
 if TYPE_CHECKING:  # torch is imported inside `run`, so that --help and tab completion answer at once
@@ -77,7 +77,7 @@ def run(cfg: DictConfig) -> RunResult:
         overrides=config.overrides(),
         write=first,
     )
-    with recorded(record, lambda error: config.sentence(error, sys.argv[1:]), announce=config.is_sweep()):
+    with recorded(record, lambda error: cli.sentence(error, sys.argv[1:]), announce=config.is_sweep()):
         cfg, overrides = resume.continued(cfg)
         record.update(config=config.plain(cfg), choices=config.choices(), overrides=overrides, seed=cfg.seed)
         if first and cfg.print_config:
@@ -120,7 +120,7 @@ def run(cfg: DictConfig) -> RunResult:
 
 @hydra.main(config_path=config.CONFIG_DIR, config_name="config", version_base="1.3")
 def _hydra_main(cfg: DictConfig) -> float | None:
-    result = config.kept(run, cfg)
+    result = cli.kept(run, cfg)
     return None if result is None else result.objective
 
 

@@ -1,6 +1,7 @@
-"""Configurations as flat settings, to be compared. Free of torch and of Hydra."""
+"""Configurations as flat settings, to be compared, and settings as typed. Free of torch and of Hydra."""
 
 import json
+import re
 from typing import Any
 
 
@@ -16,3 +17,16 @@ def flatten(value: Any, key: str = "") -> dict[str, str]:
     return {
         k: text for name, inner in value.items() for k, text in flatten(inner, f"{key}.{name}" if key else name).items()
     }
+
+
+def key_of(override: str) -> str:
+    """The key of an override, as typed: `a.b` of `a.b=1`, of `+a.b=1` and of `~a.b`."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def quoted(text: str) -> str:
+    """A text as the value of an override, in quotes where Hydra's grammar would read something else into it."""
+    if re.fullmatch(r"[\w.-]*/[\w/.:@%+-]*", text, flags=re.ASCII):  # a path, and so no number and no null
+        return text
+    # Backslashes count only before a quote, the last one included.
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + (found[2] and "\\'"), text) + "'"

@@ -21,6 +21,7 @@ from seqgen.metric_table import METRICS, row_of
 from seqgen.model.base import SequentialRecommender
 from seqgen.progress import Progress
 from seqgen.results import RunRecord
+from seqgen.settings import key_of
 
 
 def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecord) -> L.Trainer:
@@ -85,7 +86,7 @@ def _built(cfg: DictConfig, group: str, kind: type) -> list[Any]:
 
 def _name_by_sweep(node: DictConfig) -> None:
     """Add what a sweep goes through to the name of a run, unless the user gave the name."""
-    keys = {text: text.lstrip("+~").partition("=")[0] for text in config.overrides()}
+    keys = {text: key_of(text) for text in config.overrides()}
     if "logger.wandb.name" not in keys.values():
         said = ("model", "attention", "data", "seed")  # in the name already
         swept = [text for text, key in keys.items() if key not in said and config.sweeps_over(key)]

@@ -17,7 +17,7 @@ import pytest
 from conftest import QUIET, TINY
 from hydra.core.global_hydra import GlobalHydra
 
-from seqgen import config
+from seqgen import cli, config
 from seqgen.run import run
 
 
@@ -53,7 +53,7 @@ def command_here(*arguments: str, cwd: Path, **environment: str) -> subprocess.C
             os.environ |= environment
             patch.chdir(cwd)
             patch.setattr(sys, "argv", [module, *rest])
-            patch.setattr(config, "_failure", [])
+            patch.setattr(cli, "_failure", [])
             try:
                 runpy.run_module(module, run_name="__main__", alter_sys=True)
             except SystemExit as end:

@@ -11,7 +11,7 @@ from bad_settings import AT_ONCE, BAD_SETTINGS, WRONG_VALUES, places
 from conftest import QUIET, ROOT, TINY
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from seqgen import config
+from seqgen import cli, config
 from seqgen.check import check
 from seqgen.errors import SettingError, UserError
 from seqgen.metric_table import row_of
@@ -110,7 +110,7 @@ def test_a_bad_setting_is_refused_in_one_sentence(
     tiny = [] if "data=ml1m" in overrides else TINY
     with pytest.raises(Exception) as caught:  # noqa: PT011  (Hydra's and Lightning's own classes are among them)
         run(compose(tmp_path, *tiny, *overrides))
-    text = config.sentence(caught.value, overrides)
+    text = cli.sentence(caught.value, overrides)
     assert text is not None
     assert words in text
     assert "\n" not in text
@@ -133,7 +133,7 @@ def test_no_value_of_a_key_ends_in_a_trace(group: str, option: str, tmp_path: Pa
                 if model.trainable:
                     model.configure_optimizers()
             except Exception as error:
-                if config.sentence(error, []) is None:
+                if cli.sentence(error, []) is None:
                     traces[key, str(value)[:20]] = repr(error)
     assert traces == {}
 
@@ -202,16 +202,6 @@ def test_a_refused_setting_is_named_by_the_path_that_a_user_sets(
     cfg = OmegaConf.create({key: node, **(copies if key == "whole" else {})})
     with pytest.raises(UserError, match=rf"^{re.escape(named)}=0 must be at least 1\.$"):
         config.build(cfg, path[0])
-
-
-def test_a_lost_process_is_one_sentence() -> None:
-    lost = RuntimeError("[/__w/pytorch/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer.")
-    assert (config.sentence(lost, []) or "").startswith("Another process of this run was lost")
-
-
-def test_the_sentence_for_an_error_of_ours_is_none() -> None:
-    assert config.sentence(KeyError("a bug"), []) is None
-    assert config.sentence(ValueError("a bug"), []) is None
 
 
 def test_group_checks_look_at_what_refers_to_a_group(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from seqgen import config, explain
+from seqgen import cli, config, explain
 from seqgen.check import check
 
 NOW = "${now:%Y-%m-%d_%H-%M-%S-%f}"
@@ -49,7 +49,7 @@ def make(cfg: DictConfig) -> None:
 
 @hydra.main(config_path=config.CONFIG_DIR, config_name="card", version_base="1.3")
 def _hydra_main(cfg: DictConfig) -> None:
-    config.kept(make, cfg)
+    cli.kept(make, cfg)
 
 
 if __name__ == "__main__":
