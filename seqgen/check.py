@@ -6,7 +6,6 @@ that would finish without meaning, a folder that another run has.
 
 import datetime
 import functools
-import json
 import math
 import netrc
 import os
@@ -22,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from seqgen.config import choices, choose, is_job, named_by_the_user, options, plain, sweeps_over
 from seqgen.errors import UserError, nearest
 from seqgen.metric_table import METRICS, row_of
-from seqgen.results import is_alive
+from seqgen.results import is_alive, read_results
 from seqgen.signatures import check_node, check_type
 
 RUN_KEYS: dict[str, Any] = {
@@ -105,11 +104,8 @@ def check_folder(cfg: DictConfig) -> None:
         UserError: Names the folder.
     """
     folder = Path(cfg.paths.output_dir)
-    try:
-        there = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none, or none of ours
-        return
-    if not isinstance(there, dict):
+    there = read_results(folder)
+    if there is None:  # or none of ours
         return
     pid = there.get("pid")
     if pid != os.getpid() and is_alive(there):

@@ -6,7 +6,6 @@ its folder, and several devices inside it work as in a single run.
 
 import contextlib
 import ctypes
-import json
 import os
 import shlex
 import signal
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqgen.results import read_results
 from seqgen.settings import quoted
 
 LOG = "job.log"
@@ -148,15 +148,6 @@ def _death(returncode: int | None) -> str:
     if returncode < 0:
         return f"It ended by signal {-returncode} ({signal.Signals(-returncode).name})."
     return f"It ended with exit code {returncode} and without a last word."
-
-
-def read_results(folder: Path) -> dict[str, Any] | None:
-    """The `results.json` of a folder; None where there is none that can be read."""
-    try:
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return results if isinstance(results, dict) else None
 
 
 def last_words(folder: Path) -> str | None:

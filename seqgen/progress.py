@@ -11,7 +11,7 @@ import pytorch_lightning as L
 from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
 from pytorch_lightning.callbacks.progress.rich_progress import ProcessingSpeedColumn
 
-from seqgen.results import RunRecord
+from seqgen.results import RunRecord, duration
 
 LOG = logging.getLogger(__name__)  # Hydra writes it into run.log
 RECENT = 5  # epochs that the time left is reckoned from
@@ -107,14 +107,3 @@ def epoch_line(history: list[dict[str, Any]], monitor: str, epochs: int) -> str:
         best = max(known, key=lambda entry: entry[monitor])
         parts.append(f"best {best[monitor]:.4f} ({best['epoch']})")
     return "  ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """A duration in its two largest units, as in 45s, 13m, 2h05m, 3d04h."""
-    if seconds < 59.5:
-        return f"{seconds:.0f}s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes}m"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours < 24 else f"{hours // 24}d{hours % 24:02}h"

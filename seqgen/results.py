@@ -26,6 +26,7 @@ import seqgen
 from seqgen.ending import Ending
 from seqgen.settings import quoted
 
+FILE = "results.json"
 # What does not change a run's outcome is not part of its identity.
 NOT_IDENTITY = ("paths", "logger", "print_config", "tags", "task", "ckpt_path", "train", "test", "compile", "trust")
 
@@ -84,18 +85,45 @@ class RunRecord:
         self.content |= content
         if self.write_file:
             self.folder.mkdir(parents=True, exist_ok=True)
-            beside = self.folder / f".results.json.{os.getpid()}"
-            beside.write_text(json.dumps(_finite(self.content), indent=1, allow_nan=False))
-            os.replace(beside, self.folder / "results.json")
-
-    def best(self, monitor: str) -> float:
-        """`best_of` the run."""
-        return best_of(self.content, monitor)
+            with replacing(self.folder / FILE) as beside:
+                beside.write_text(json.dumps(_finite(self.content), indent=1, allow_nan=False))
 
     def identify(self, fingerprint: str) -> None:
         """Set the run's id, from its configuration and its data."""
         text = json.dumps([identity(self.content["config"]), fingerprint], sort_keys=True)
         self.update(run_id=hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Write a file beside its place and move it there, so that a reader sees the old one or the new one, whole.
+
+    Yields:
+        Where to write.
+    """
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    yield beside
+    os.replace(beside, file)
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """The `results.json` of a folder; None where there is none that can be read."""
+    try:
+        results = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return results if isinstance(results, dict) else None
+
+
+def duration(seconds: float) -> str:
+    """A duration in its two largest units, as in 45s, 13m, 2h05m, 3d04h."""
+    if seconds < 59.5:
+        return f"{seconds:.0f}s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes}m"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours < 24 else f"{hours // 24}d{hours % 24:02}h"
 
 
 def best_of(results: dict[str, Any], monitor: str) -> float:

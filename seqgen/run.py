@@ -61,7 +61,7 @@ def run(cfg: DictConfig) -> RunResult:
 
     from seqgen import resume, stages, summary
     from seqgen.callbacks import reset_peak_memory
-    from seqgen.results import RunRecord, recorded
+    from seqgen.results import RunRecord, best_of, recorded
 
     summary.quiet()
     started = time.perf_counter()
@@ -110,7 +110,7 @@ def run(cfg: DictConfig) -> RunResult:
     return RunResult(
         folder=record.folder,
         status=record.content["status"],
-        objective=record.best(cfg.monitor),
+        objective=best_of(record.content, cfg.monitor),
         best_epoch=record.content["best_epoch"],
         metrics=record.content["metrics"],
         checkpoint=kept if kept.is_file() else None,

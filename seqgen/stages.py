@@ -172,8 +172,6 @@ def test(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data
     Raises:
         UserError: There is nothing to test, or the checkpoint cannot be read.
     """
-    if not cfg.train and cfg.ckpt_path:
-        read_checkpoint(cfg.ckpt_path)
     best = getattr(trainer.checkpoint_callback, "best_model_path", None) if cfg.train else None
     if not cfg.train and model.trainable and cfg.ckpt_path is None:
         raise UserError("train=false needs ckpt_path=, the checkpoint to test.")

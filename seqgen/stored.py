@@ -8,7 +8,6 @@
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from seqgen.errors import UserError
-from seqgen.results import identity
+from seqgen.results import identity, replacing
 
 RUNS, HISTORY, CASES = "runs.jsonl", "history.parquet", "cases.parquet"
 CASE_COLUMNS = ("user", "target", "rank")
@@ -111,12 +110,10 @@ def _write(folder: Path, runs: Sequence[Mapping[str, Any]], cases: Mapping[str, 
     _replace(folder / HISTORY, frame)
     if ranks:
         _replace(folder / CASES, pl.concat(ranks))
-    beside = folder / f".{RUNS}.{os.getpid()}"
-    beside.write_text("".join(lines), encoding="utf-8")
-    os.replace(beside, folder / RUNS)
+    with replacing(folder / RUNS) as beside:
+        beside.write_text("".join(lines), encoding="utf-8")
 
 
 def _replace(file: Path, frame: pl.DataFrame) -> None:
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    frame.write_parquet(beside, compression="zstd", compression_level=22, statistics=False)
-    os.replace(beside, file)
+    with replacing(file) as beside:
+        frame.write_parquet(beside, compression="zstd", compression_level=22, statistics=False)

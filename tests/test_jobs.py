@@ -12,6 +12,7 @@ from conftest import QUIET, TINY
 
 from seqgen import jobs
 from seqgen.jobs import Job, Outcome
+from seqgen.results import read_results
 
 
 def job(folder: Path, *overrides: str) -> Job:
@@ -71,7 +72,7 @@ def test_a_job_is_the_run_alone_with_its_output_in_its_folder(tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_stopped_job_leaves_its_record(tmp_path: Path) -> None:
     process = jobs.start(job(tmp_path, "model=sasrec", "trainer.max_epochs=100000"))
-    until(lambda: (jobs.read_results(tmp_path) or {}).get("epochs", 0) > 0)
+    until(lambda: (read_results(tmp_path) or {}).get("epochs", 0) > 0)
     jobs.stop(process)
     found = jobs.outcome(job(tmp_path), process.returncode)
     assert (found.status, found.finished) == ("stopped", False)
@@ -84,10 +85,10 @@ def test_a_job_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     if parent == 0:
         jobs.start(job(tmp_path, "model=sasrec", "trainer.max_epochs=100000"))
         time.sleep(600)
-    until(lambda: (jobs.read_results(tmp_path) or {}).get("epochs", 0) > 0)
+    until(lambda: (read_results(tmp_path) or {}).get("epochs", 0) > 0)
     os.kill(parent, signal.SIGKILL)
     os.waitpid(parent, 0)
-    until(lambda: (jobs.read_results(tmp_path) or {}).get("status") == "stopped")
+    until(lambda: (read_results(tmp_path) or {}).get("status") == "stopped")
 
 
 def until(done: Any, seconds: float = 60.0) -> None:

@@ -14,7 +14,8 @@ import pytest
 from commands import command_here, start
 from conftest import QUIET, ROOT, TINY
 
-from seqgen.progress import duration, epoch_line
+from seqgen.progress import epoch_line
+from seqgen.results import duration
 
 SPEAKING = ("model=sasrec", "trainer.enable_progress_bar=true", "trainer.accelerator=cpu")
 LINE = re.compile(r"epoch (\d)/(\d)  loss (\d\.\d+)  val/ndcg@10 (0\.\d{4})  best (0\.\d{4}) \((\d)\)(.*)")

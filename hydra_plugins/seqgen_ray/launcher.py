@@ -134,7 +134,7 @@ def carry_out_all(
     Returns:
         What became of each.
     """
-    from seqgen.jobs import outcome
+    from seqgen.jobs import GRACE, outcome
 
     run = ray.remote(work).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0)
     waiting = {run.remote(job): job for job in jobs}
@@ -154,7 +154,7 @@ def carry_out_all(
         for reference in waiting:
             ray.cancel(reference)  # interrupts those that run, which stop their jobs
         print(f"Stopping {len(waiting)} jobs that have not ended.", flush=True)
-        ray.wait(list(waiting), num_returns=len(waiting), timeout=2 * POLL + 60)
+        ray.wait(list(waiting), num_returns=len(waiting), timeout=2 * POLL + GRACE)
         raise
     return [outcomes[job.number] for job in jobs]
 
@@ -168,7 +168,7 @@ class _Progress:
         self.best = -math.inf
 
     def report(self, job: "Job", outcome: "Outcome") -> None:
-        from seqgen.results import best_of
+        from seqgen.results import best_of, duration
 
         self.done += 1
         value = best_of(outcome.results, self.monitor) if outcome.results else -math.inf
@@ -177,7 +177,7 @@ class _Progress:
         ended = f"{self.monitor}={value:.4f}" if outcome.finished else f"{outcome.status}: {outcome.error}"
         left = self.total - self.done
         seconds = (time.monotonic() - self.started) / self.done * left
-        rest = f"{left} to go, about {seconds / 60:.0f} min" if left else "all done"
+        rest = f"{left} to go, about {duration(seconds)}" if left else "all done"
         best = f", best {self.best:.4f}" if self.best > -math.inf else ""
         print(
             f"[{self.done}/{self.total}] {' '.join(filter_overrides(job.overrides))}: {ended} "
