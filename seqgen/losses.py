@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seqgen.data.sequences import SequenceBatch
 from seqgen.errors import SettingError, check_positive, check_sizes, check_weights
-from seqgen.numerics import fourier_info_nce, full_precision, info_nce, weighted_logsumexp
+from seqgen.numerics import fourier_info_nce, full_precision, info_nce, rows_of, weighted_logsumexp
 
 LEAST_FOURIER_TEMPERATURE = 0.3  # below it the estimate of the denominator is noise
 
@@ -27,7 +27,7 @@ def cross_entropy(hidden: Tensor, table: Tensor, targets: Tensor, batch: Sequenc
     """
     hidden, table = full_precision(hidden), full_precision(table)
     weights = hidden.new_full((len(hidden),), 1.0 / batch.normalizer)
-    of_targets = (hidden * table[targets]).sum()
+    of_targets = (hidden * rows_of(table, targets)).sum()
     return weighted_logsumexp(hidden, table[1:], weights) - of_targets / batch.normalizer
 
 
@@ -52,8 +52,8 @@ def binary_cross_entropy(
     """
     check_sizes(num_negatives=num_negatives)
     negatives = sample_negatives(batch, len(table) - 1, num_negatives=num_negatives, exclude_seen=exclude_seen)
-    positive = F.softplus(-(hidden * table[targets]).sum(dim=-1))
-    negative = F.softplus(torch.einsum("nd,nkd->nk", hidden, table[negatives])).mean(dim=-1)
+    positive = F.softplus(-(hidden * rows_of(table, targets)).sum(dim=-1))
+    negative = F.softplus(torch.einsum("nd,nkd->nk", hidden, rows_of(table, negatives))).mean(dim=-1)
     return (positive + negative).sum() / batch.normalizer
 
 

@@ -21,6 +21,14 @@ def full_precision(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def rows_of(table: Tensor, ids: Tensor) -> Tensor:
+    """`table[ids]`, (..., D), whose gradient does not depend on the number of threads.
+
+    That of `table[ids]` is added up by several threads at once, in an order that differs from run to run.
+    """
+    return F.embedding(ids, table)
+
+
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL(N(mean, variance) || N(0, 1)) of each element, in nats."""
     return 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance)

@@ -1,5 +1,7 @@
 """Chunked sums and contrasts against the plain formulas."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -98,3 +100,23 @@ def test_fourier_info_nce_comes_close_to_the_exact_one() -> None:
         for features in (64, 4096)
     ]
     assert spread[0] > 3 * spread[1]
+
+
+def test_the_gradient_of_rows_does_not_depend_on_which_thread_comes_first() -> None:
+    generator = torch.Generator().manual_seed(1)
+    table = torch.randn(300, 64, generator=generator).requires_grad_()
+    ids = torch.randint(300, (40_000,), generator=generator)
+    factor = torch.randn(40_000, 64, generator=generator)
+
+    def gradient(take: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        (found,) = torch.autograd.grad((take(table, ids) * factor).sum(), table)
+        return found
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        first, *others = [gradient(numerics.rows_of) for _ in range(20)]
+        assert all(other.equal(first) for other in others)
+        torch.testing.assert_close(first, gradient(Tensor.__getitem__), rtol=1e-4, atol=1e-4)
+    finally:
+        torch.set_num_threads(threads)

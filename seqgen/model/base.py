@@ -213,6 +213,8 @@ class SequentialRecommender(L.LightningModule):
         assert self.make_optimizer is not None
         try:
             optimizer = self.make_optimizer(self.parameters())
+            if isinstance(optimizer, torch.optim.SparseAdam):
+                raise UserError("optimizer=SparseAdam takes sparse gradients only, which no model here has; use adam.")
             if self.make_scheduler is None:
                 return optimizer
             return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}

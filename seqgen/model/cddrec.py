@@ -43,7 +43,7 @@ from seqgen.layers import Inference, StepDecoder, reset_dense
 from seqgen.losses import Contrast, sample_negatives
 from seqgen.model.base import of_groups
 from seqgen.model.encoded import EncodedRecommender
-from seqgen.numerics import full_precision
+from seqgen.numerics import full_precision, rows_of
 
 INIT_STD = 0.02  # of every embedding and dense layer, as in the reference code
 
@@ -244,7 +244,7 @@ class CDDRec(EncodedRecommender):
             x_t = self.diffusion.q_sample(given, steps, torch.randn_like(given))
         decoded, parts = of_groups(batch, lambda group, start: self._decode(group, start, steps, x_t))
         negatives = sample_negatives(batch, self.num_items, num_negatives=1, exclude_seen=self.exclude_seen)[:, 0]
-        clean = torch.stack([table[batch.targets], table[negatives]])  # (2, N, D)
+        clean = torch.stack([rows_of(table, batch.targets), rows_of(table, negatives)])  # (2, N, D)
         mean = torch.cat([one.mean for one in decoded], dim=1)
         prediction = self._draw(mean, steps)
         positive = clean[0].expand_as(mean)

@@ -30,7 +30,7 @@ from seqgen.data.ragged import count_transitions, ragged
 from seqgen.data.sequences import SequenceBatch
 from seqgen.errors import check_positive, check_sizes, check_weights
 from seqgen.model.encoded import EncodedRecommender
-from seqgen.numerics import full_precision, weighted_logsumexp
+from seqgen.numerics import full_precision, rows_of, weighted_logsumexp
 
 
 class MQSATED(EncodedRecommender):
@@ -88,7 +88,8 @@ class MQSATED(EncodedRecommender):
         heads, count = batch.inputs().unique(return_counts=True)
         weights = count / batch.normalizer  # (n,)
         table = full_precision(self.item_vectors[1:])  # row j - 1 is item j
-        student = F.dropout(self.embedding.scale * table[heads - 1], self.dropout, self.training) / self.temperature
+        inputs = self.embedding.scale * rows_of(table, heads - 1)
+        student = F.dropout(inputs, self.dropout, self.training) / self.temperature
         start = self.teacher_offsets[heads]
         length = self.teacher_offsets[heads + 1] - start
         _, place = ragged(start, length)
