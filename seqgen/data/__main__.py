@@ -23,6 +23,7 @@ CARD = {
     "defaults": ["config", "_self_"],
     "hydra": {
         "job": {"name": "card"},
+        "output_subdir": ".hydra",
         "run": {"dir": "outputs/cards/${hydra:runtime.choices.data}/" + NOW},
         "sweep": {"dir": "outputs/cards/multirun/" + NOW, "subdir": "${hydra.job.num}-${hydra:runtime.choices.data}"},
         "help": {"header": HELP},

@@ -150,8 +150,6 @@ def _check_encoding(files: tuple[Path, ...], form: str, encoding: str | None) ->
             raise SettingError(f"encoding={encoding} is no encoding of text; give one such as latin-1.") from error
     if form == ".parquet":
         raise SettingError("encoding has no effect on parquet files, which are always UTF-8; leave it null.")
-    if any(file.suffix == ".zst" for file in files):
-        raise SettingError(f"encoding={encoding} cannot be read from .zst; unpack the files, or compress them as .gz.")
 
 
 def _separator(form: str, separator: str | None) -> str:

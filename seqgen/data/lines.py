@@ -6,11 +6,11 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+from backports import zstd
 
 from seqgen.errors import UserError
 
@@ -19,6 +19,7 @@ WHOLE, LARGE, NUMBER, TEXT = range(4)
 NOT_TEXT = "it is not UTF-8 text"
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 INFLATED = 200  # times its size, to which no log unpacks
+DAMAGED = (EOFError, zlib.error, zstd.ZstdError)  # raised by an archive that is not whole
 LOOKED_AT = 2**16  # bytes of an archive that show how far it unpacks
 
 
@@ -37,9 +38,9 @@ def decoded(file: Path, encoding: str) -> str:
     Raises:
         UserError: It is not of that encoding.
     """
-    data = file.read_bytes()
     try:
-        return (gzip.decompress(data) if data[:2] == GZIP else data).decode(encoding)
+        with _opened(file) as stream:
+            return stream.read().decode(encoding)
     except UnicodeError as error:
         reason = f"byte {error.start}: {error.reason}" if isinstance(error, UnicodeDecodeError) else str(error)
         raise UserError(f"{file} is not {encoding} text ({reason}); state its own data.encoding.") from error
@@ -50,14 +51,18 @@ def lines_of(file: Path, encoding: str | None = None) -> Iterator[str]:
     if encoding is not None:
         yield from io.StringIO(decoded(file, encoding), newline="\n")
         return
-    with file.open("rb") as stream:
-        magic = stream.read(4)
-    if magic == ZSTD:  # Python 3.11 has no zstd of its own
-        yield from _zstd_lines(file)
-        return
-    with (gzip.open if magic[:2] == GZIP else open)(file, "rb") as stream:
+    with _opened(file) as stream:
         for line in stream:
             yield line.decode("utf-8", "surrogateescape")
+
+
+def _opened(file: Path) -> io.BufferedIOBase:
+    """The bytes of a file, unpacked, whatever its name says."""
+    with file.open("rb") as stream:
+        magic = stream.read(4)
+    if magic == ZSTD:
+        return zstd.open(file)
+    return gzip.open(file) if magic[:2] == GZIP else file.open("rb")
 
 
 def refuse_inflated(file: Path) -> None:
@@ -68,26 +73,18 @@ def refuse_inflated(file: Path) -> None:
     """
     with file.open("rb") as stream:
         head = stream.read(LOOKED_AT)
-    if head[:2] != GZIP:
-        return
+    limit = INFLATED * len(head)
     try:
-        size = len(zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, INFLATED * len(head)))
-    except zlib.error:  # reported with its place once the file is read
+        if head[:2] == GZIP:
+            size = len(zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, limit))
+        elif head[:4] == ZSTD:
+            size = len(zstd.ZstdDecompressor().decompress(head, limit))
+        else:
+            return
+    except (zlib.error, zstd.ZstdError):  # reported with its place once the file is read
         return
-    if size >= INFLATED * len(head):
+    if size >= limit:
         raise UserError(f"{file} unpacks to more than {INFLATED} times its size, as no log does; unpack it, and look.")
-
-
-def _zstd_lines(file: Path) -> Iterator[str]:
-    try:
-        lines: Iterable[str] = pl.read_lines(literal(file)).to_series()
-    except pl.exceptions.ComputeError as error:
-        if "utf8" not in str(error):
-            raise
-        how: Any = {"separator": "\x01", "quote_char": None, "encoding": "utf8-lossy", "schema": {"line": pl.String}}
-        lossy = pl.scan_csv(literal(file), has_header=False, **how).collect().to_series()
-        lines = (line.replace("\ufffd", "\udcff") for line in lossy.fill_null(""))
-    yield from (line + "\n" for line in lines)
 
 
 def noted(lines: Iterator[str], record: list[str]) -> Iterator[str]:

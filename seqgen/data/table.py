@@ -6,7 +6,6 @@ they are slow, and are called only once something is known to be wrong.
 
 import csv
 import json
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from seqgen.data.lines import (
+    DAMAGED,
     KINDS,
     LARGE,
     NOT_TEXT,
@@ -77,7 +77,7 @@ class Table:
         try:
             raw = self._raw(roles)
             names = raw.collect_schema().names()
-        except (*UNREADABLE, EOFError, zlib.error) as error:
+        except (*UNREADABLE, *DAMAGED) as error:
             raise self.refused(error) from error
         for role in roles:
             column = self.columns[role]
@@ -168,7 +168,7 @@ class Table:
                 line, fault = bad.args
                 hint = "state data.encoding, such as latin-1, or " if fault == NOT_TEXT and self.key else ""
                 return f"{file}, line {line}: {fault}; {hint}correct or remove the line."
-            except (*UNREADABLE, EOFError, zlib.error) as error:
+            except (*UNREADABLE, *DAMAGED) as error:
                 return f"{file} is damaged or cut off ({' '.join(str(error).split())}); get it again."
         return None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
+from backports import zstd
 from logs import COLUMNS, ROWS, START, lines_of, packed, stored, table
 
 Write = Callable[[Path], list[str]]
@@ -154,6 +155,7 @@ content("cut-off gz", gzip.compress(TEXT)[:-30], file="log.csv.gz")
 content("damaged gz", gzip.compress(TEXT)[:-7] + b"\x00" + gzip.compress(TEXT)[-6:], file="log.csv.gz")
 content("cut-off zst", packed(".zst", TEXT)[:-30], file="log.csv.zst")
 content("gz that unpacks to a thousand times its size", zlib.compress(bytes(10**7), wbits=31), file="log.csv.gz")
+content("zst that unpacks to a thousand times its size", zstd.compress(bytes(10**7)), file="log.csv.zst")
 content("semicolons", TEXT.replace(b",", b";"))
 content("Latin-1", TEXT.replace(b"i1", b"caf\xe9"))
 content("not of its encoding", TEXT.replace(b"i1", b"caf\xe9"), encoding="ascii")

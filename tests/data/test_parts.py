@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from logs import COLUMNS, ROWS, WHOLE_LOG, lines_of, original, prepared_of, refuses, stored, table
+from logs import COLUMNS, ROWS, WHOLE_LOG, lines_of, original, packed, prepared_of, refuses, stored, table
 
 from seqgen.errors import SettingError
 
@@ -66,9 +66,10 @@ def test_a_part_and_its_archive_are_one_part_twice(tmp_path: Path) -> None:
     refuses(folder, tmp_path, f"path={folder} holds b.csv and b.csv.gz, one part twice; remove one of them.")
 
 
-def test_an_archive_that_unpacks_to_a_thousand_times_its_size(tmp_path: Path) -> None:
-    path = tmp_path / "log.csv.gz"
-    path.write_bytes(gzip.compress(b"who,what,when\n" + b"u,i,1\n" * 10**6))
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_an_archive_that_unpacks_to_a_thousand_times_its_size(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"log.csv{ending}"
+    path.write_bytes(packed(ending, b"who,what,when\n" + b"u,i,1\n" * 10**6))
     refuses(path, tmp_path, f"{path} unpacks to more than 200 times its size, as no log does; unpack it, and look.")
 
 
@@ -84,14 +85,14 @@ def test_a_separator(name: str, sign: str, tmp_path: Path) -> None:
     refuses(path, tmp_path / "bad", f"{path}, line 121: it has 4 values instead of 3", separator=name)
 
 
-@pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".jsonl"])
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".csv.zst", ".jsonl"])
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-8-sig"])
 def test_an_encoding(encoding: str, ending: str, tmp_path: Path) -> None:
-    name = {".jsonl": "caf\\u00e9", ".csv": "café"}[ending.removesuffix(".gz")]
+    name = "caf\\u00e9" if ending == ".jsonl" else "café"
     whole = b"".join(line + b"\n" for line in lines_of(ending)).decode().replace("u1", name)
     data = whole.encode(encoding)
     path = tmp_path / f"log{ending}"
-    path.write_bytes(gzip.compress(data) if ending.endswith(".gz") else data)
+    path.write_bytes(packed(ending, data))
     expected = {user.replace("u1", "café"): items for user, items in WHOLE_LOG.items()}
     assert original(prepared_of(path, tmp_path, encoding=encoding)) == expected
     path.write_bytes((whole + whole.splitlines()[1].replace("16", "-16") + "\n").encode(encoding))
@@ -120,7 +121,6 @@ def test_a_name(tmp_path: Path) -> None:
         (".jsonl", {"separator": ";"}, "separator has no effect on .jsonl files; leave it null."),
         (".parquet", {"separator": ";"}, "separator has no effect on .parquet files; leave it null."),
         (".parquet", {"encoding": "latin-1"}, "encoding has no effect on parquet files"),
-        (".csv.zst", {"encoding": "latin-1"}, "encoding=latin-1 cannot be read from .zst; unpack the files"),
         (".csv", {"encoding": "latin-99"}, "encoding=latin-99 is no encoding of text; give one such as latin-1."),
         (".csv", {"encoding": "base64"}, "encoding=base64 is no encoding of text; give one such as latin-1."),
         (".csv", {"name": "a/b"}, "name='a/b' must be letters, digits, dots, hyphens and underscores"),
