@@ -18,6 +18,8 @@ from seqgen.errors import UserError
 from seqgen.model.base import SequentialRecommender
 from seqgen.results import RunRecord, write_ranks
 
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+
 
 class StepSeed(L.Callback):
     """Reseeds torch at each training step from (seed, epoch, step, rank), so that resuming needs counters only."""
@@ -126,7 +128,11 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there, so that a cut-off run leaves the previous one whole."""
+    """Writes a checkpoint beside its place and moves it there, so that a cut-off run leaves the previous one whole.
+
+    The last epoch's takes the place of `previous.ckpt` when the next comes: should a file be damaged on disk, at most
+    one epoch is lost.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write all of it to disk, then replace; the new name is on disk too before anything else is removed."""
@@ -138,6 +144,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
+            if Path(path).name == LAST and Path(path).exists():
+                os.replace(path, folder / PREVIOUS)  # killed here, the run is resumed from that one
             os.replace(beside, path)
         except BaseException:
             beside.unlink(missing_ok=True)

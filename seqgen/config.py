@@ -109,6 +109,23 @@ def choose(group: str, option: str) -> None:
         hydra.runtime.choices[group] = option
 
 
+def keep(cfg: DictConfig, folder: Path) -> None:
+    """Write `.hydra/` as Hydra would, which does not ask whether the folder is another run's.
+
+    Args:
+        cfg: The configuration as composed.
+        folder: The run's.
+    """
+    hydra: Any = HydraConfig.get()
+    if hydra.output_subdir is not None:  # it was told to, and has done so
+        return
+    place = folder / ".hydra"
+    place.mkdir(parents=True, exist_ok=True)
+    parts = {"config": cfg, "hydra": OmegaConf.create({"hydra": hydra}), "overrides": hydra.overrides.task}
+    for name, part in parts.items():
+        (place / f"{name}.yaml").write_text(OmegaConf.to_yaml(part), encoding="utf-8")
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain resolved containers: what is stored and logged."""
     container = OmegaConf.to_container(cfg, resolve=True)

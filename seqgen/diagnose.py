@@ -51,6 +51,7 @@ ConfigStore.instance().store(
         "trust": [],
         "hydra": {
             "job": {"name": "diagnose"},
+            "output_subdir": ".hydra",
             "run": {"dir": "outputs/diagnose/${now:%Y-%m-%d_%H-%M-%S-%f}"},
             "help": {"header": HELP},
         },

@@ -70,6 +70,7 @@ def run(cfg: DictConfig) -> RunResult:
     drop_unused(cfg)
     if first:
         check_folder(cfg)
+        config.keep(cfg, Path(cfg.paths.output_dir))
     record = RunRecord(
         Path(cfg.paths.output_dir),
         config=config.plain(cfg),

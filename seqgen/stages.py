@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 
 from seqgen import config, resume, summary
-from seqgen.callbacks import AtomicCheckpointIO, Recorder, StepSeed
+from seqgen.callbacks import LAST, PREVIOUS, AtomicCheckpointIO, Recorder, StepSeed
 from seqgen.check import monitors
 from seqgen.checkpoint import read_checkpoint
 from seqgen.data.datamodule import SequenceDataModule
@@ -135,8 +135,10 @@ def fit(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data:
         finished = _prepare_resuming(cfg, trainer) if cfg.ckpt_path else None
         with config.settings_of(cfg, "model"):
             trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
-        if finished is not None and cfg.callbacks and trainer.is_global_zero:
-            AtomicCheckpointIO().save_checkpoint(finished, _last_checkpoint(cfg))
+        if cfg.callbacks and trainer.is_global_zero:
+            if finished is not None:
+                AtomicCheckpointIO().save_checkpoint(finished, _last_checkpoint(cfg))
+            _last_checkpoint(cfg).with_name(PREVIOUS).unlink(missing_ok=True)
         return
     if cfg.ckpt_path:
         raise UserError(
@@ -149,7 +151,7 @@ def fit(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data:
 
 
 def _last_checkpoint(cfg: DictConfig) -> Path:
-    return Path(cfg.paths.output_dir, "checkpoints", "last.ckpt")
+    return Path(cfg.paths.output_dir, "checkpoints", LAST)
 
 
 def _prepare_resuming(cfg: DictConfig, trainer: L.Trainer) -> dict[str, Any] | None:

@@ -27,6 +27,17 @@ def test_the_folder_of_a_finished_run_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "results.json").read_bytes() == before
 
 
+@pytest.mark.slow
+def test_a_refused_run_leaves_the_folder_of_a_finished_one_as_it_was(tmp_path: Path) -> None:
+    line = ("seqgen.run", *TINY, *QUIET, f"hydra.run.dir={tmp_path}/run", "model=popularity")
+    assert command_here(*line, cwd=tmp_path).returncode == 0
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    assert {"config.yaml", "hydra.yaml", "overrides.yaml"} <= {file.name for file in before}
+    shown = command_here(*line, "seed=2", cwd=tmp_path)
+    assert "holds a finished run" in shown.stderr
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
+
+
 def test_a_finished_run_is_resumed_in_its_folder(tmp_path: Path) -> None:
     start(tmp_path, "model=sasrec", "trainer.max_epochs=1")
     checkpoint = f"ckpt_path={tmp_path}/checkpoints/last.ckpt"

@@ -14,7 +14,7 @@ from commands import start
 from conftest import QUIET, TINY
 from test_resume import Killed, alone
 
-from seqgen.callbacks import BestCheckpoint
+from seqgen.callbacks import AtomicCheckpointIO, BestCheckpoint
 from seqgen.checkpoint import read_checkpoint
 from seqgen.errors import UserError
 
@@ -129,6 +129,31 @@ def test_in_place_of_a_last_checkpoint_that_is_gone_the_best_is_resumed(
     assert f"The run goes on from {tmp_path}/first/checkpoints/epoch_002.ckpt, after epoch 2." in printed
     assert resumed["config"]["ckpt_path"].endswith("epoch_002.ckpt")
     assert outcome(tmp_path / "resumed") == outcome(whole)
+
+
+def test_in_place_of_an_altered_last_checkpoint_the_one_before_it_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = (*SMALL, "optimizer.lr=0.2", "trainer.max_epochs=6")
+    whole = start(tmp_path / "whole", *how)
+    assert whole["best_epoch"] < 3  # so that the best would cost more
+    assert not (tmp_path / "whole/checkpoints/previous.ckpt").exists()
+    save = AtomicCheckpointIO.save_checkpoint
+
+    def until(self: Any, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        if checkpoint["epoch"] == 5:
+            raise Killed
+        save(self, checkpoint, path, storage_options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AtomicCheckpointIO, "save_checkpoint", until)
+        with pytest.raises(Killed):
+            start(tmp_path / "cut", *how)
+    last = tmp_path / "cut/checkpoints/last.ckpt"
+    altered(last)
+    alone(last, tmp_path / "resumed")
+    assert f"The run goes on from {tmp_path}/cut/checkpoints/previous.ckpt, after epoch 3." in capsys.readouterr().out
+    assert outcome(tmp_path / "resumed") == outcome(tmp_path / "whole")
 
 
 def test_where_nothing_else_is_left_a_broken_checkpoint_is_refused(tmp_path: Path, whole: Path) -> None:
