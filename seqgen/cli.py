@@ -31,13 +31,15 @@ def kept(task: Callable[[DictConfig], T], cfg: DictConfig) -> T | None:
         return None
 
 
-def _register_launcher() -> None:
-    """Make `hydra/launcher=ray` known also where the package is installed for editing, which Hydra does not search."""
+def _register_plugins() -> None:
+    """Make ours known to Hydra also where the package is installed for editing, which Hydra does not search."""
     from hydra.core.plugins import Plugins
 
+    from hydra_plugins.seqgen_grid import GridSweeper
     from hydra_plugins.seqgen_ray import RayLauncher
 
-    Plugins.instance().register(RayLauncher)
+    for plugin in (GridSweeper, RayLauncher):
+        Plugins.instance().register(plugin)
 
 
 def command(hydra_main: Callable[[], Any]) -> None:
@@ -46,7 +48,7 @@ def command(hydra_main: Callable[[], Any]) -> None:
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1" and "SEQGEN_SENTENCES" not in os.environ
     if not wants_trace:
         os.environ |= {"HYDRA_FULL_ERROR": "1", "SEQGEN_SENTENCES": "1"}
-    _register_launcher()
+    _register_plugins()
     try:
         hydra_main()
         if _failure:
@@ -119,8 +121,8 @@ def _group_sentence(arguments: Sequence[str]) -> str:
 def _hydra_sentence(text: str, arguments: Sequence[str]) -> str:
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found[1]} lists several choices, which makes a sweep: add --multirun (-m)."
-    if found := re.search(r"Could not override '([^']+)'", text):
-        return f"{found[1]} is not a key of this configuration{nearest(found[1], _known_keys(arguments))}."
+    if key := unknown_key(text):
+        return f"{key} is not a key of this configuration{nearest(key, _known_keys(arguments))}."
     if found := re.search(r"Could not find '([^']+)/([^/']+)'", text):
         options = [line.strip() for line in text.partition("Available options")[2].splitlines()[1:] if line.strip()]
         options = [option for option in options if re.fullmatch(r"[\w-]+", option)]
@@ -128,6 +130,12 @@ def _hydra_sentence(text: str, arguments: Sequence[str]) -> str:
         return f"{found[1]}={found[2]} does not exist{nearest(found[2], options)};{listed}."
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return re.sub(r"\s+", " ", lines[0] if lines else "unknown error") + " (see --help for the keys and choices)."
+
+
+def unknown_key(text: str) -> str | None:
+    """The key that a configuration lacks, by the text of Hydra's error; None where the error is another one."""
+    found = re.search(r"Could not override '([^']+)'", text)
+    return found[1] if found else None
 
 
 def _known_keys(arguments: Sequence[str]) -> list[str]:
