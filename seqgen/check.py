@@ -148,7 +148,9 @@ def check(cfg: DictConfig) -> None:
     if "hparams_search" in choices() and not is_job():
         raise UserError("hparams_search= has no effect on a single run; add --multirun.")
     if cfg.sweep.resume:
-        raise UserError("sweep.resume=true has no effect on a single run; add --multirun, or resume it with ckpt_path=.")
+        raise UserError(
+            "sweep.resume=true has no effect on a single run; add --multirun, or resume it with ckpt_path=."
+        )
 
 
 def _check_numbers(node: Any, path: str) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,9 +27,17 @@ def kept(task: Callable[[DictConfig], T], cfg: DictConfig) -> T | None:
         return task(cfg)
     except Exception as error:
         if is_sweep():  # the sweep's launcher has to know
+            _forget_locals(error)
             raise
         _failure.append(error)
         return None
+
+
+def _forget_locals(error: BaseException | None) -> None:
+    """Let go of what a failed job held, such as a model on the GPU: its sweep keeps the error to its end."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _register_plugins() -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqgen.errors import UserError
 from seqgen.results import read_results
 from seqgen.settings import key_of, quoted
 
@@ -81,6 +82,18 @@ class Outcome:
     def finished(self) -> bool:
         """Whether it ran to its end."""
         return self.status == "finished"
+
+
+class Lost(UserError):
+    """A job that did not finish, for a launcher to give back.
+
+    Args:
+        outcome: What became of it.
+    """
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(f"{outcome.status}: {outcome.error}")
+        self.outcome = outcome
 
 
 def start(job: Job) -> subprocess.Popen[bytes]:

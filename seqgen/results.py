@@ -28,7 +28,10 @@ from seqgen.settings import quoted
 
 FILE = "results.json"
 # What does not change a run's outcome is not part of its identity.
-NOT_IDENTITY = ("paths", "logger", "print_config", "tags", "task", "ckpt_path", "train", "test", "compile", "trust", "sweep")
+NOT_IDENTITY = (
+    *("paths", "logger", "print_config", "tags", "task", "ckpt_path"),
+    *("train", "test", "compile", "trust", "sweep"),
+)
 
 
 class RunRecord:

@@ -77,7 +77,8 @@ def run(cfg: DictConfig) -> RunResult:
         overrides=config.overrides(),
         write=first,
     )
-    with recorded(record, lambda error: cli.sentence(error, sys.argv[1:]), announce=config.is_sweep()):
+    announce = config.is_sweep() and not config.is_marked()
+    with recorded(record, lambda error: cli.sentence(error, sys.argv[1:]), announce=announce):
         cfg, overrides = resume.continued(cfg)
         record.update(config=config.plain(cfg), choices=config.choices(), overrides=overrides, seed=cfg.seed)
         if first and cfg.print_config:

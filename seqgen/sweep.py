@@ -1,4 +1,4 @@
-"""What a sweep that goes on still has to do: which jobs are done, which resume, which start. Free of torch and of Hydra.
+"""What a sweep that goes on has to do: which jobs are done, which resume, which start. Free of torch and of Hydra.
 
 A job is known by what it computes, never by its number: lists of values may have grown since. Two runs are the same
 where their `run_id` is, the hash of what decides a run's outcome and of its data.

@@ -84,7 +84,7 @@ class Tally:
         else:
             self.failed += 1
         ended = f"{self.monitor}={value:.4f}" if outcome.finished else f"{outcome.status}: {outcome.error}"
-        best = f", best {self.best:.4f}" if self.best > -math.inf else ""
+        best = f", best {self.best:.4f}: {self.best_label}" if self.best > -math.inf else ""
         return f"[{self.done}/{self.total}] {job.label}: {ended} ({self.failed} failed, {self.rest()}{best})"
 
     def rest(self) -> str:
@@ -155,7 +155,9 @@ class SweepView:
         tally = self.tally
         counts = f"{tally.done - tally.failed} finished, {tally.failed} failed, {len(tally.began)} running, "
         head = Table.grid(padding=(0, 2))
-        head.add_row(f"{tally.done}/{tally.total}", ProgressBar(max(1, tally.total), tally.done, width=24), tally.rest())
+        head.add_row(
+            f"{tally.done}/{tally.total}", ProgressBar(max(1, tally.total), tally.done, width=24), tally.rest()
+        )
         lines: list[Any] = [head, f"{counts}{tally.waiting} waiting"]
         if tally.best > -math.inf:
             lines.append(f"best {tally.monitor} {tally.best:.4f}: {tally.best_label}")

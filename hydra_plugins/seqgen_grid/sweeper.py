@@ -3,22 +3,25 @@
 It hands over to any launcher: one after another in this process, to Ray, to SLURM.
 """
 
+import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from hydra_plugins.seqgen_grid.left_out import LeftOut, as_job, groups_of, swept_keys
+
 if TYPE_CHECKING:
+    from seqgen.jobs import Job, Outcome
     from seqgen.sweep import Wanted
 
 
@@ -59,28 +62,25 @@ class GridSweeper(BasicSweeper):
         parser = self._parser()
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         asked = [[o for o in job if not o.startswith("sweep.")] for job in self.split_arguments(parsed, None)[0]]
-        swept = _swept(asked)
+        swept = swept_keys(asked)
         jobs = self._usable(asked, swept)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         _mark(self.config, swept)
         if resume:
             jobs = self._left(jobs, folder)
-        size = self.max_batch_size or max(1, len(jobs))
-        returns, broken = [], list[str]()
         try:
-            for first in range(0, len(jobs), size):
-                returns.append(self._launched(jobs[first : first + size], first, broken))
+            returns, broken = self._launched(jobs, swept)
         except (KeyboardInterrupt, SystemExit) as end:
             text = f"seqgen: the sweep is stopped; it goes on with: {_on_again(folder)}"
-            if isinstance(end, KeyboardInterrupt):
+            if isinstance(end, KeyboardInterrupt):  # which the command line prints
                 end.add_note(text)
             else:
                 print(text, file=sys.stderr)
             raise
         if broken:
             lines = [f"{len(broken)} of {len(jobs)} jobs did not finish.", *broken]
-            raise UserError("\n".join([*lines, f"Those alone, once it is mended: {_on_again(folder)}"]))
+            raise UserError("\n".join([*lines, f"What is left of the sweep: {_on_again(folder)}"]))
         return returns
 
     def _parser(self) -> Any:
@@ -91,6 +91,7 @@ class GridSweeper(BasicSweeper):
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         assert self.hydra_context is not None
+        assert self.config is not None
         return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
 
     def _usable(self, asked: Sequence[list[str]], swept: Sequence[str]) -> list[_Planned]:
@@ -99,8 +100,8 @@ class GridSweeper(BasicSweeper):
         Raises:
             HydraException: Nobody has a use for it, or it cannot be composed otherwise.
         """
-        found = _LeftOut(self._compose, swept)
-        for job in {_groups_of(job): job for job in reversed(asked)}.values():  # one of each combination of groups
+        found = LeftOut(self._compose, swept)
+        for job in {groups_of(job): job for job in reversed(asked)}.values():  # one of each combination of groups
             found.try_out(job)
         found.refuse_unknown()
         jobs: dict[tuple[str, ...], _Planned] = {}
@@ -139,131 +140,52 @@ class GridSweeper(BasicSweeper):
             left.append(_Planned(overrides, self._compose(overrides)))
         return left
 
-    def _launched(self, jobs: Sequence[_Planned], first: int, broken: list[str]) -> Sequence[JobReturn]:
-        """Launch some jobs, and add a line for each that did not finish."""
-        from seqgen.jobs import outcome
+    def _launched(
+        self, planned: Sequence[_Planned], swept: Sequence[str]
+    ) -> tuple[list[Sequence[JobReturn]], list[str]]:
+        """Launch all jobs; what the launcher gave back, and a line for each job that did not finish."""
+        from seqgen.jobs import Job
+        from seqgen.sweep_view import Tally
+
+        assert self.config is not None
+        jobs = [Job(n, job.overrides, swept, _folder(job.config, n), {}) for n, job in enumerate(planned)]
+        # Hydra's own launcher runs one after another in any case: as launches of their own each can be reported.
+        alone = isinstance(self.launcher, BasicLauncher)
+        if alone:
+            logging.getLogger(BasicLauncher.__module__).setLevel(logging.WARNING)  # all overrides of each job
+        tally = Tally(len(jobs), str(self.config.monitor))
+        size = 1 if alone else self.max_batch_size or max(1, len(jobs))
+        returns, broken = [], list[str]()
+        for first in range(0, len(jobs), size):
+            part = jobs[first : first + size]
+            if alone:
+                tally.begins(part[0])
+                print(f"[{first + 1}/{len(jobs)}] {part[0].label}", flush=True)
+            returned, outcomes = self._launch(part)
+            returns.append(returned)
+            for job, end in zip(part, outcomes, strict=True):
+                broken += [] if end.finished else [f"{end.status}: {end.error} Again: {job.again}"]
+                if alone:
+                    print(tally.ended(job, end), flush=True)
+        return returns, broken
+
+    def _launch(self, jobs: Sequence["Job"]) -> tuple[Sequence[JobReturn], list["Outcome"]]:
+        """Launch some jobs; what the launcher gave back, and what became of each.
+
+        Raises:
+            UserError, HydraException: The launcher cannot do its work as it is set up.
+        """
+        from seqgen.errors import UserError
 
         assert self.launcher is not None
-        folders = [_folder(job.config, first + place) for place, job in enumerate(jobs)]
         try:
-            returns = self.launcher.launch([job.overrides for job in jobs], initial_job_idx=first)
-        except HydraException:
+            returns = self.launcher.launch([job.overrides for job in jobs], initial_job_idx=jobs[0].number)
+        except (UserError, HydraException):
             raise
-        except Exception as error:
-            from seqgen.errors import UserError
-
-            if isinstance(error, UserError):
-                raise
-            # Of a job that a queue lost its launcher may not give back the others.
+        except Exception as error:  # of a launcher that gives up where a job was lost, such as submitit's
             print(f"seqgen: the launcher broke off: {' '.join(str(error).split())[:300]}", file=sys.stderr)
-            for job, folder in zip(jobs, folders, strict=True):
-                end = outcome(folder, None)
-                broken += [] if end.finished else [f"{end.status}: {end.error} {_again(job, folder)}"]
-            return []
-        for job, folder, result in zip(jobs, folders, returns, strict=True):
-            if result.status != JobStatus.COMPLETED:
-                broken.append(f"{_why(result)} {_again(job, folder)}")
-        return returns
-
-
-class _LeftOut:
-    """What jobs of a sweep have no use for.
-
-    Args:
-        compose: Composes a job.
-        swept: Keys that the sweep goes through.
-    """
-
-    def __init__(self, compose: Callable[[Sequence[str]], DictConfig], swept: Sequence[str]) -> None:
-        self.compose, self.swept = compose, swept
-        self.useless: dict[tuple[str, ...], dict[str, Exception | None]] = {}  # by combination of groups
-        self.useful: set[str] = set()
-        self.said: dict[tuple[str, str], None] = {}
-
-    def try_out(self, job: Sequence[str]) -> None:
-        """Find out which keys the jobs with the same groups have no use for."""
-        from seqgen.settings import key_of
-
-        useless = self.useless.setdefault(_groups_of(job), {})
-        while True:
-            given = [override for override in job if key_of(override) not in useless]
-            try:
-                config = self.compose(given)
-                break
-            except HydraException as error:
-                key = _unknown_key(str(error))
-                if key is None or key not in map(key_of, given):
-                    raise
-                useless[key] = error
-        self.useful |= {key_of(override) for override in given}
-        if {"model", "experiment"} & set(self.swept):
-            with _as_job(config):
-                groups = _unused(config)
-            useless |= {
-                key_of(override): None
-                for override in given
-                if any(key_of(override) == group or key_of(override).startswith(f"{group}.") for group in groups)
-            }
-
-    def refuse_unknown(self) -> None:
-        """Refuse a key that no job has."""
-        for useless in self.useless.values():
-            for key, error in useless.items():
-                if error is not None and key not in self.useful:
-                    raise error
-
-    def usable(self, job: Sequence[str]) -> tuple[list[str], DictConfig]:
-        """A job's overrides without the useless, and what they compose to."""
-        from seqgen.settings import key_of
-
-        useless = self.useless[_groups_of(job)]
-        given = [override for override in job if key_of(override) not in useless]
-        name = " ".join(o for o in _groups_of(job) if key_of(o) in self.swept)
-        self.said |= {(name, override): None for override in job if key_of(override) in useless}
-        return given, self.compose(given)
-
-    def say(self) -> None:
-        """Print, once for all jobs, what is left out."""
-        names: dict[str, list[str]] = {}
-        for name, override in self.said:
-            names.setdefault(name, []).append(override)
-        for name, overrides in names.items():
-            print(f"{name} has no use for {', '.join(overrides)}: its jobs leave it out.", flush=True)
-
-
-def _unused(config: DictConfig) -> list[str]:
-    from seqgen.check import unused
-    from seqgen.errors import UserError
-
-    try:
-        return unused(config)
-    except (UserError, OmegaConfBaseException):  # the job says so itself
-        return []
-
-
-def _unknown_key(text: str) -> str | None:
-    from seqgen.cli import unknown_key
-
-    return unknown_key(text)
-
-
-def _groups_of(job: Sequence[str]) -> tuple[str, ...]:
-    """The choices of groups among a job's overrides."""
-    from seqgen.config import CONFIG_DIR
-    from seqgen.settings import key_of
-
-    return tuple(o for o in job if Path(CONFIG_DIR, key_of(o).partition("@")[0]).is_dir())
-
-
-def _swept(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """The keys whose values differ between jobs."""
-    from seqgen.settings import key_of
-
-    values: dict[str, set[str]] = {}
-    for job in jobs:
-        for override in job:
-            values.setdefault(key_of(override), set()).add(override)
-    return [key for key, found in values.items() if len(found) > 1]
+            return [], [_left_behind(job) for job in jobs]
+        return returns, [_became(job, result) for job, result in zip(jobs, returns, strict=True)]
 
 
 def _resumes(config: DictConfig) -> bool:
@@ -286,28 +208,15 @@ def _mark(config: DictConfig, swept: Sequence[str]) -> None:
         config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{MARK}='{','.join(swept)}'")
 
 
-@contextmanager
-def _as_job(config: DictConfig, folder: Path | None = None) -> Iterator[None]:
-    """Have a composed job resolve its references, as when it runs."""
-    before = HydraConfig.instance().cfg
-    with read_write(config), open_dict(config):
-        config.hydra.runtime.output_dir = str((folder or Path()).resolve())
-    HydraConfig.instance().set_config(config)
-    try:
-        yield
-    finally:
-        HydraConfig.instance().cfg = before
-
-
 def _folder(config: DictConfig, number: int) -> Path:
     return Path(str(config.hydra.sweep.dir), _name(config, number)).resolve()
 
 
 def _name(config: DictConfig, number: int) -> str:
-    with read_write(config), open_dict(config):
+    with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.job.num = number
         config.hydra.job.id = str(number)
-    with _as_job(config):
+    with as_job(config):
         return str(config.hydra.sweep.subdir)
 
 
@@ -317,10 +226,8 @@ def _wanted(job: _Planned, folder: Path, prepared: dict[str, str | None]) -> "Wa
     from seqgen.errors import UserError
     from seqgen.sweep import Wanted
 
-    with _as_job(job.config, folder / "job"):
-        cfg = job.config.copy()
-        with read_write(cfg), open_dict(cfg):
-            del cfg["hydra"]
+    with as_job(job.config, folder / "job"):
+        cfg = OmegaConf.masked_copy(job.config, [str(key) for key in job.config if key != "hydra"])
         try:
             check_shape(cfg)
             drop_unused(cfg)
@@ -340,23 +247,33 @@ def _wanted(job: _Planned, folder: Path, prepared: dict[str, str | None]) -> "Wa
     return Wanted(plain, fingerprint, lambda number: _name(job.config, number))
 
 
-def _why(result: JobReturn) -> str:
-    """Why a job did not finish, in words."""
+def _left_behind(job: "Job") -> "Outcome":
+    """What is known of a job that its launcher no longer waits for."""
+    from seqgen.jobs import Outcome, outcome
+    from seqgen.results import read_results
+
+    results = read_results(job.folder)
+    if results and results.get("status") in ("finished", "failed", "stopped"):
+        return outcome(job.folder, None)
+    return Outcome("unknown", "It was lost, or its queue still holds it.", results)
+
+
+def _became(job: "Job", result: JobReturn) -> "Outcome":
     import traceback
 
     from seqgen import cli
+    from seqgen.jobs import Lost, Outcome
+    from seqgen.results import read_results
 
-    error = result._return_value
-    if (text := cli.sentence(error, sys.argv[1:])) is not None:
-        return text
-    traceback.print_exception(error)
-    return f"{type(error).__name__}: {error}"
-
-
-def _again(job: _Planned, folder: Path) -> str:
-    from seqgen.jobs import Job
-
-    return f"Again: {Job(0, job.overrides, [], folder, {}).again}"
+    results, error = read_results(job.folder), result._return_value
+    if result.status == JobStatus.COMPLETED:
+        return Outcome("finished", None, results)
+    if isinstance(error, Lost):
+        return error.outcome
+    text = cli.sentence(error, sys.argv[1:])
+    if text is None:  # a fault of the program, whose trace nobody else shows
+        traceback.print_exception(error)
+    return Outcome("failed", text or f"{type(error).__name__}: {error}", results)
 
 
 def _on_again(folder: Path) -> str:

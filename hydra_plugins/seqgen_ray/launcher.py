@@ -1,4 +1,4 @@
-"""The launcher that starts each job of a sweep as a process of its own, under a Ray task that holds its CPUs and GPUs."""
+"""The launcher that starts each job of a sweep as a process, under a Ray task that holds its CPUs and GPUs."""
 
 import math
 from collections.abc import Sequence
@@ -89,7 +89,7 @@ def _swept(job_overrides: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _returned(job: "Job", config: DictConfig, outcome: "Outcome", monitor: str) -> JobReturn:
-    from seqgen.errors import UserError
+    from seqgen.jobs import Lost
     from seqgen.results import best_of
 
     result = JobReturn(overrides=list(job.overrides), cfg=config, working_dir=str(job.folder), task_name="run")
@@ -98,5 +98,5 @@ def _returned(job: "Job", config: DictConfig, outcome: "Outcome", monitor: str) 
         result.return_value = best_of(outcome.results or {}, monitor)
     else:
         result.status = JobStatus.FAILED
-        result.return_value = UserError(f"{outcome.status}: {outcome.error}")
+        result.return_value = Lost(outcome)
     return result

@@ -11,8 +11,8 @@ import pytest
 from commands import command
 from conftest import QUIET, TINY
 
-from hydra_plugins.seqgen_ray.launcher import carry_out_all
 from seqgen.jobs import Job, Outcome
+from seqgen.parallel import carry_out_all
 
 ray = pytest.importorskip("ray", reason="the extra seqgen[ray] is not installed")
 pytestmark = pytest.mark.slow
