@@ -22,6 +22,7 @@ from seqgen.config import choices, choose, is_job, named_by_the_user, options, p
 from seqgen.errors import UserError, nearest
 from seqgen.metric_table import METRICS, row_of
 from seqgen.results import is_alive, read_results
+from seqgen.settings import REFERRED_GROUPS
 from seqgen.signatures import check_node, check_type
 
 RUN_KEYS: dict[str, Any] = {
@@ -36,8 +37,6 @@ RUN_KEYS: dict[str, Any] = {
     "print_config": bool,
     "trust": list[str],
 }
-# Groups that build nothing by themselves: something else must refer to them, or they have no effect.
-REFERRED_GROUPS = ("diffusion", "attention", "loss", "optimizer", "scheduler")
 GROUPS = ("data", *REFERRED_GROUPS, "model", "trainer", "callbacks", "logger")
 OPTIONAL_GROUPS = (*REFERRED_GROUPS, "callbacks", "logger")
 # Groups that build nothing, with their keys.

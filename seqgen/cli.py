@@ -16,9 +16,33 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqgen.config import CONFIG_DIR, composed, is_sweep, options
 from seqgen.errors import UserError, nearest, too_large
+from seqgen.settings import REFERRED_GROUPS, key_of
 
 T = TypeVar("T")
 _failure: list[Exception] = []
+
+
+def for_each_job(arguments: Sequence[str]) -> list[str]:
+    """A command line of a sweep over groups, such as models, whose plain settings of groups are those of its jobs alone.
+
+    Hydra would hold them against the configuration of the sweep itself, whose model need be none of those it goes
+    through; a list of one value it leaves to the jobs.
+
+    Args:
+        arguments: Overrides, and any flags of Hydra.
+    """
+    groups = [a for a in arguments if Path(CONFIG_DIR, key_of(a)).is_dir() and re.search(r"=.*(,|\()", a)]
+    if not groups or {"-m", "--multirun"}.isdisjoint(arguments):
+        return list(arguments)
+    plain = re.compile(r"([a-z]\w*\.[\w.]+)=([^,()]+|\[[^()]*\])")
+    found = [(a, plain.fullmatch(a)) for a in arguments]
+    of_groups = (*REFERRED_GROUPS, "model")
+    return [f"{m[1]}=choice({m[2]})" if m and m[1].partition(".")[0] in of_groups else a for a, m in found]
+
+
+def as_typed(arguments: Sequence[str]) -> list[str]:
+    """A command line without the lists of one value that `for_each_job` makes."""
+    return [re.sub(r"=choice\(([^,()]+|\[[^()]*\])\)$", r"=\1", argument) for argument in arguments]
 
 
 def kept(task: Callable[[DictConfig], T], cfg: DictConfig) -> T | None:
@@ -131,7 +155,8 @@ def _hydra_sentence(text: str, arguments: Sequence[str]) -> str:
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found[1]} lists several choices, which makes a sweep: add --multirun (-m)."
     if key := unknown_key(text):
-        return f"{key} is not a key of this configuration{nearest(key, _known_keys(arguments))}."
+        known = _known_keys(arguments)  # of the first of several models; another need not have the key
+        return f"{key} is not a key of this configuration{'' if key in known else nearest(key, known)}."
     if found := re.search(r"Could not find '([^']+)/([^/']+)'", text):
         options = [line.strip() for line in text.partition("Available options")[2].splitlines()[1:] if line.strip()]
         options = [option for option in options if re.fullmatch(r"[\w-]+", option)]

@@ -131,6 +131,7 @@ def main() -> None:
         from seqgen.resume import with_choices
 
         sys.argv[1:] = with_choices(sys.argv[1:])
+    sys.argv[1:] = cli.for_each_job(sys.argv[1:])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log that is followed shows each line at once
     logging.captureWarnings(True)  # into run.log, besides the terminal

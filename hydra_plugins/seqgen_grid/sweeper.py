@@ -278,8 +278,11 @@ def _became(job: "Job", result: JobReturn) -> "Outcome":
 
 def _on_again(folder: Path) -> str:
     """The command line with which a sweep goes on."""
+    from seqgen.cli import as_typed
     from seqgen.settings import key_of, quoted
 
-    given = [argument for argument in sys.argv[1:] if key_of(argument) not in ("hydra.sweep.dir", "sweep.resume")]
+    given = [
+        argument for argument in as_typed(sys.argv[1:]) if key_of(argument) not in ("hydra.sweep.dir", "sweep.resume")
+    ]
     more = [f"hydra.sweep.dir={quoted(str(folder))}", "sweep.resume=true"]
     return shlex.join(["python", "-m", "seqgen.run", *given, *more])
