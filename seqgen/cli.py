@@ -23,7 +23,7 @@ _failure: list[Exception] = []
 
 
 def for_each_job(arguments: Sequence[str]) -> list[str]:
-    """A command line of a sweep over groups, such as models, whose plain settings of groups are those of its jobs alone.
+    """The command line of a sweep over groups, such as models, whose settings of groups are those of its jobs alone.
 
     Hydra would hold them against the configuration of the sweep itself, whose model need be none of those it goes
     through; a list of one value it leaves to the jobs.

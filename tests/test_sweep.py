@@ -93,7 +93,7 @@ def test_a_run_that_goes_on_is_waited_for(tmp_path: Path) -> None:
 def test_folders_that_no_number_tells_apart_are_refused(tmp_path: Path) -> None:
     left(tmp_path / "same", "finished", settings(1), epochs=3)
     job = Wanted(settings(2), lambda: DATA, lambda number: "same")
-    with pytest.raises(UserError, match="same holds another run; let hydra.sweep.subdir= tell the jobs apart"):
+    with pytest.raises(UserError, match=r"same holds another run; let hydra\.sweep\.subdir= tell the jobs apart"):
         what_is_left([job], tmp_path)
 
 
