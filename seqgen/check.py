@@ -146,7 +146,7 @@ def check(cfg: DictConfig) -> None:
     check_wandb(cfg)
     if "hparams_search" in choices() and not is_job():
         raise UserError("hparams_search= has no effect on a single run; add --multirun.")
-    if cfg.sweep.resume:
+    if cfg.sweep.resume and not is_job():
         raise UserError(
             "sweep.resume=true has no effect on a single run; add --multirun, or resume it with ckpt_path=."
         )

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
@@ -44,13 +45,13 @@ class RayLauncher(Launcher):
             initial_job_idx: Number of the first.
         """
         from seqgen.jobs import carry_out
-        from seqgen.parallel import carry_out_all, ray_session
+        from seqgen.parallel import carry_out_all
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         jobs, configs = self._jobs(job_overrides, initial_job_idx)
         monitor = str(self.config.monitor)
-        with ray_session(address=self.address, slots=self.slots, gpus=self.gpus) as ray:
+        with self._ray() as ray:
             outcomes = carry_out_all(
                 ray, jobs, carry_out, num_cpus=self.num_cpus, num_gpus=self.num_gpus, monitor=monitor
             )
@@ -62,8 +63,6 @@ class RayLauncher(Launcher):
     def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> tuple[list["Job"], list[DictConfig]]:
         from seqgen.jobs import MARK, Job
 
-        threads = str(max(1, math.floor(self.num_cpus)))
-        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         jobs, configs = [], []
         for number, overrides in enumerate(job_overrides, start=first):
             config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
@@ -72,9 +71,18 @@ class RayLauncher(Launcher):
             folder = Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)).resolve()
             marked = config.hydra.job.env_set.get(MARK)
             swept = _swept(job_overrides) if marked is None else [key for key in marked.split(",") if key]
+            devices = OmegaConf.select(config, "trainer.devices")
+            processes = devices if isinstance(devices, int) and devices > 1 else 1
+            threads = str(max(1, math.floor(self.num_cpus / processes)))
+            environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
             jobs.append(Job(number, [*overrides, *self._passed_on()], swept, folder, environment))
             configs.append(config)
         return jobs, configs
+
+    def _ray(self) -> AbstractContextManager[Any]:
+        from seqgen.parallel import ray_session
+
+        return ray_session(address=self.address, slots=self.slots, gpus=self.gpus)
 
     def _passed_on(self) -> list[str]:
         """Overrides of Hydra's own that a job needs to find its configuration."""
