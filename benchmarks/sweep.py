@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -197,7 +198,7 @@ def node(folder: Path) -> dict[str, Any]:
         "nodes_killed": len(lost),
         "finished_all_the_same": finished,
         "exit_codes": [first.returncode, again.returncode],
-        "said": [line for line in first.stdout.splitlines() if "] " in line and ": val/" not in line],
+        "said": [line for line in first.stdout.splitlines() if re.match(r"\[\d+/\d+\] ", line)],
         "resumed": next((line for line in again.stdout.splitlines() if " have finished, " in line), ""),
         "equal": table_of(place) == whole,
     }

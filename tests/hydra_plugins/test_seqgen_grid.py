@@ -91,27 +91,26 @@ def test_a_fault_of_the_program_shows_its_trace_and_stops_no_other(
     assert records(tmp_path)["1"]["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on(tmp_path: Path) -> None:
     swept = ["model=popularity,sasrec", "loss=bce", "trainer.max_epochs=2"]
-    assert sweep(tmp_path, *swept, "seed=1,2").returncode == 0
+    assert sweep(tmp_path, *swept, "seed=1").returncode == 0
     whole = records(tmp_path)
-    cut = json.loads((tmp_path / "sweep/3/results.json").read_text())
-    assert (cut["choices"]["model"], cut["seed"]) == ("sasrec", 2)
-    (tmp_path / "sweep/3/results.json").write_text(json.dumps(cut | {"status": "running", "pid": None, "metrics": {}}))
-    written = {name: (tmp_path / f"sweep/{name}/results.json").stat().st_mtime_ns for name in "012"}
-    again = sweep(tmp_path, *swept, "seed=3,1,2", "sweep.resume=true")
+    cut = whole["1"] | {"status": "running", "pid": None, "metrics": {}}
+    (tmp_path / "sweep/1/results.json").write_text(json.dumps(cut))
+    written = (tmp_path / "sweep/0/results.json").stat().st_mtime_ns
+    again = sweep(tmp_path, *swept, "seed=2,1", "sweep.resume=true")
     assert again.returncode == 0, again.stderr
-    assert "6 jobs: 3 have finished, 1 resume, 2 start." in again.stdout
-    assert written == {name: (tmp_path / f"sweep/{name}/results.json").stat().st_mtime_ns for name in "012"}
+    assert "4 jobs: 1 have finished, 1 resume, 2 start." in again.stdout
+    assert written == (tmp_path / "sweep/0/results.json").stat().st_mtime_ns
     now = records(tmp_path)
-    assert list(now) == ["0", "1", "2", "3", "4", "5"]
-    assert [(one["choices"]["model"], one["seed"]) for one in now.values()][4:] == [("popularity", 3), ("sasrec", 3)]
-    assert now["3"]["metrics"] == whole["3"]["metrics"]
-    assert now["3"]["run_id"] == whole["3"]["run_id"]
-    assert len(now["3"]["history"]) == 2
-    done = sweep(tmp_path, *swept, "seed=3,1,2", "sweep.resume=true")
+    named = {name: (one["choices"]["model"], one["seed"]) for name, one in now.items()}
+    assert named == {"0": ("popularity", 1), "1": ("sasrec", 1), "2": ("popularity", 2), "3": ("sasrec", 2)}
+    for key in ("run_id", "metrics", "history"):
+        assert now["1"][key] == whole["1"][key]
+    done = sweep(tmp_path, *swept, "seed=2,1", "sweep.resume=true")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "6 jobs: 6 have finished, 0 resume, 0 start." in done.stdout
+    assert "4 jobs: 4 have finished, 0 resume, 0 start." in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,9 @@ def test_a_task_that_dies_takes_nobody_along(two_gpus: Any, tmp_path: Path, caps
 
 
 def test_a_sweep_survives_a_kill_and_a_failure_and_is_resumed_to_the_same_end(tmp_path: Path) -> None:
-    """Two jobs fail by design, one is killed at a random moment, one trains on two devices."""
+    """One job is killed at a random moment, one trains on two devices, one fails by design."""
     job = ["model=sasrec", "trainer=cpu", "trainer.max_epochs=12", *TINY, *QUIET]
-    swept = ["trainer.devices=1,2", "attention.num_heads=1,3", f"hydra.sweep.dir={tmp_path}/sweep", *job]
+    swept = ["trainer.devices=1,2,0", f"hydra.sweep.dir={tmp_path}/sweep", *job]
     ray_options = ["hydra/launcher=ray", "hydra.launcher.slots=4", "hydra.launcher.num_cpus=2"]
     moment = random.uniform(0.0, 0.2)
     killer = threading.Thread(target=kill, args=(tmp_path / "sweep/0", moment))
@@ -76,20 +76,20 @@ def test_a_sweep_survives_a_kill_and_a_failure_and_is_resumed_to_the_same_end(tm
     killer.join()
     assert shown.returncode == 1
     assert "Traceback" not in shown.stderr
-    assert "3 of 4 jobs did not finish" in shown.stderr
+    assert "2 of 3 jobs did not finish" in shown.stderr
     assert "killed: It was killed, perhaps for its memory. Again: python -m seqgen.run trainer." in shown.stderr
-    assert shown.stderr.count("failed: attention.num_heads=3 does not divide") == 2
-    assert "[4/4] trainer.devices=" in shown.stdout
-    assert statuses(tmp_path) == ["running", "failed", "finished", "failed"]
-    assert json.loads((tmp_path / "sweep/2/results.json").read_text())["config"]["trainer"]["devices"] == 2
+    assert "failed: trainer" in shown.stderr
+    assert "[3/3] trainer.devices=" in shown.stdout
+    assert statuses(tmp_path) == ["running", "finished", "failed"]
+    assert json.loads((tmp_path / "sweep/1/results.json").read_text())["config"]["trainer"]["devices"] == 2
 
-    before = (tmp_path / "sweep/2/results.json").stat().st_mtime_ns
+    before = (tmp_path / "sweep/1/results.json").stat().st_mtime_ns
     again = command_here("seqgen.run", "-m", *swept, "sweep.resume=true", cwd=tmp_path)
     assert again.returncode == 1
-    assert "4 jobs: 1 have finished, 1 resume, 2 start." in again.stdout
-    assert "2 of 3 jobs did not finish" in again.stderr
-    assert statuses(tmp_path) == ["finished", "failed", "finished", "failed"]
-    assert (tmp_path / "sweep/2/results.json").stat().st_mtime_ns == before
+    assert "3 jobs: 1 have finished, 1 resume, 1 start." in again.stdout
+    assert "1 of 2 jobs did not finish" in again.stderr
+    assert statuses(tmp_path) == ["finished", "finished", "failed"]
+    assert (tmp_path / "sweep/1/results.json").stat().st_mtime_ns == before
     undisturbed = start(tmp_path / "alone", *job[:3])
     resumed = json.loads((tmp_path / "sweep/0/results.json").read_text())
     for key in ("run_id", "metrics", "history", "best_epoch"):
@@ -97,7 +97,7 @@ def test_a_sweep_survives_a_kill_and_a_failure_and_is_resumed_to_the_same_end(tm
 
 
 def statuses(folder: Path) -> list[str]:
-    return [json.loads((folder / f"sweep/{n}/results.json").read_text())["status"] for n in range(4)]
+    return [json.loads((folder / f"sweep/{n}/results.json").read_text())["status"] for n in range(3)]
 
 
 def kill(folder: Path, moment: float) -> None:
@@ -114,13 +114,13 @@ def kill(folder: Path, moment: float) -> None:
 
 def test_jobs_run_through_submitit(tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="the extra seqgen[slurm] is not installed")
-    swept = ["model=popularity,sasrec", "loss=bce", "attention.num_heads=1,3", "trainer.max_epochs=1", *TINY, *QUIET]
+    swept = ["model=popularity,sasrec", "loss=bce", "attention.num_heads=3", *TINY, *QUIET]
     how = ["-m", "hydra/launcher=submitit_local", f"hydra.sweep.dir={tmp_path}/sweep"]
     shown = command("seqgen.run", *how, *swept, cwd=tmp_path)
     assert shown.returncode == 1
     assert "Traceback" not in shown.stderr
-    assert "model=popularity has no use for loss=bce, attention.num_heads=1,3: its jobs leave it out." in shown.stdout
-    assert "1 of 3 jobs did not finish.\nfailed: attention.num_heads=3 does not divide" in shown.stderr
-    found = [json.loads((tmp_path / f"sweep/{n}/results.json").read_text()) for n in range(3)]
-    assert [one["status"] for one in found] == ["finished", "finished", "failed"]
-    assert found[1]["config"]["paths"]["output_dir"] == f"{tmp_path}/sweep/1"
+    assert "model=popularity has no use for loss=bce, attention.num_heads=3: its jobs leave it out." in shown.stdout
+    assert "1 of 2 jobs did not finish.\nfailed: attention.num_heads=3 does not divide" in shown.stderr
+    found = [json.loads((tmp_path / f"sweep/{n}/results.json").read_text()) for n in range(2)]
+    assert [one["status"] for one in found] == ["finished", "failed"]
+    assert found[0]["config"]["paths"]["output_dir"] == f"{tmp_path}/sweep/0"
