@@ -6,6 +6,7 @@ a lost process or machine, what the job left in its folder is read.
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +38,8 @@ def ray_session(*, address: str | None = None, slots: int | None = None, gpus: i
         import ray
     except ImportError as error:
         raise UserError("hydra/launcher=ray needs the package ray: pip install 'seqgen[ray]'.") from error
+    # Ray's workers, and with them our jobs, would give way to all else on the machine.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     here = {"num_cpus": slots, "num_gpus": gpus, "include_dashboard": False}
     where: dict[str, Any] = {"address": address} if address else here
     try:
