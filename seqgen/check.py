@@ -22,6 +22,7 @@ from seqgen.config import choices, choose, is_job, named_by_the_user, options, p
 from seqgen.errors import UserError, nearest
 from seqgen.metric_table import METRICS, row_of
 from seqgen.results import is_alive, read_results
+from seqgen.settings import REFERRED_GROUPS
 from seqgen.signatures import check_node, check_type
 
 RUN_KEYS: dict[str, Any] = {
@@ -36,14 +37,13 @@ RUN_KEYS: dict[str, Any] = {
     "print_config": bool,
     "trust": list[str],
 }
-# Groups that build nothing by themselves: something else must refer to them, or they have no effect.
-REFERRED_GROUPS = ("diffusion", "attention", "loss", "optimizer", "scheduler")
 GROUPS = ("data", *REFERRED_GROUPS, "model", "trainer", "callbacks", "logger")
 OPTIONAL_GROUPS = (*REFERRED_GROUPS, "callbacks", "logger")
 # Groups that build nothing, with their keys.
 FIXED_KEYS: dict[str, dict[str, Any]] = {
     "metrics": {"k": list[int]},
     "paths": {"data_dir": str, "cache_dir": str, "output_dir": str},
+    "sweep": {"resume": bool},
 }
 
 
@@ -80,15 +80,20 @@ def drop_unused(cfg: DictConfig) -> None:
     """In a job of a sweep over models, take out what its model has no use for, and print so; alone it is refused."""
     if not sweeps_over("model", "experiment"):
         return
+    for key in unused(cfg):
+        without = False if key == "compile" else None
+        then, now = ("true", "false") if key == "compile" else (choices()[key], "none")
+        _say(f"model={choices()['model']} has no use for {key}={then}: its jobs have {key}={now}.")
+        cfg[key] = without
+        if key != "compile":
+            choose(key, "none")
+
+
+def unused(cfg: DictConfig) -> list[str]:
+    """What is set but has no effect on the model: groups that nothing refers to, and `compile`."""
     referred = _referred(cfg)
-    for group in REFERRED_GROUPS:
-        if cfg.get(group) is not None and group not in referred:
-            _say(f"model={choices()['model']} has no use for {group}={choices()[group]}: its jobs have {group}=none.")
-            cfg[group] = None
-            choose(group, "none")
-    if cfg.compile and "optimizer" not in referred:
-        _say(f"model={choices()['model']} has no use for compile=true: its jobs have compile=false.")
-        cfg.compile = False
+    groups = [group for group in REFERRED_GROUPS if cfg.get(group) is not None and group not in referred]
+    return [*groups, *(["compile"] if cfg.get("compile") and "optimizer" not in referred else [])]
 
 
 @functools.cache
@@ -112,7 +117,8 @@ def check_folder(cfg: DictConfig) -> None:
         raise UserError(f"{folder} is the folder of a run that is going on (process {pid}); choose another folder.")
     resumed = cfg.train and cfg.ckpt_path is not None and folder.resolve() in Path(cfg.ckpt_path).resolve().parents
     if there.get("status") == "finished" and not resumed:
-        raise UserError(f"{folder} holds a finished run, which would be lost; choose another folder, or remove it.")
+        advice = "go on with the sweep by sweep.resume=true, or choose" if is_job() else "choose"
+        raise UserError(f"{folder} holds a finished run, which would be lost; {advice} another folder, or remove it.")
 
 
 def check(cfg: DictConfig) -> None:
@@ -140,6 +146,10 @@ def check(cfg: DictConfig) -> None:
     check_wandb(cfg)
     if "hparams_search" in choices() and not is_job():
         raise UserError("hparams_search= has no effect on a single run; add --multirun.")
+    if cfg.sweep.resume and not is_job():
+        raise UserError(
+            "sweep.resume=true has no effect on a single run; add --multirun, or resume it with ckpt_path=."
+        )
 
 
 def _check_numbers(node: Any, path: str) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,9 +16,33 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqgen.config import CONFIG_DIR, composed, is_sweep, options
 from seqgen.errors import UserError, nearest, too_large
+from seqgen.settings import REFERRED_GROUPS, key_of
 
 T = TypeVar("T")
 _failure: list[Exception] = []
+
+
+def for_each_job(arguments: Sequence[str]) -> list[str]:
+    """The command line of a sweep over groups, such as models, whose settings of groups are those of its jobs alone.
+
+    Hydra would hold them against the configuration of the sweep itself, whose model need be none of those it goes
+    through; a list of one value it leaves to the jobs.
+
+    Args:
+        arguments: Overrides, and any flags of Hydra.
+    """
+    groups = [a for a in arguments if Path(CONFIG_DIR, key_of(a)).is_dir() and re.search(r"=.*(,|\()", a)]
+    if not groups or {"-m", "--multirun"}.isdisjoint(arguments):
+        return list(arguments)
+    plain = re.compile(r"([a-z]\w*\.[\w.]+)=([^,()]+|\[[^()]*\])")
+    found = [(a, plain.fullmatch(a)) for a in arguments]
+    of_groups = (*REFERRED_GROUPS, "model")
+    return [f"{m[1]}=choice({m[2]})" if m and m[1].partition(".")[0] in of_groups else a for a, m in found]
+
+
+def as_typed(arguments: Sequence[str]) -> list[str]:
+    """A command line without the lists of one value that `for_each_job` makes."""
+    return [re.sub(r"=choice\(([^,()]+|\[[^()]*\])\)$", r"=\1", argument) for argument in arguments]
 
 
 def kept(task: Callable[[DictConfig], T], cfg: DictConfig) -> T | None:
@@ -26,18 +51,28 @@ def kept(task: Callable[[DictConfig], T], cfg: DictConfig) -> T | None:
         return task(cfg)
     except Exception as error:
         if is_sweep():  # the sweep's launcher has to know
+            _forget_locals(error)
             raise
         _failure.append(error)
         return None
 
 
-def _register_launcher() -> None:
-    """Make `hydra/launcher=ray` known also where the package is installed for editing, which Hydra does not search."""
+def _forget_locals(error: BaseException | None) -> None:
+    """Let go of what a failed job held, such as a model on the GPU: its sweep keeps the error to its end."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _register_plugins() -> None:
+    """Make ours known to Hydra also where the package is installed for editing, which Hydra does not search."""
     from hydra.core.plugins import Plugins
 
+    from hydra_plugins.seqgen_grid import GridSweeper
     from hydra_plugins.seqgen_ray import RayLauncher
 
-    Plugins.instance().register(RayLauncher)
+    for plugin in (GridSweeper, RayLauncher):
+        Plugins.instance().register(plugin)
 
 
 def command(hydra_main: Callable[[], Any]) -> None:
@@ -46,7 +81,7 @@ def command(hydra_main: Callable[[], Any]) -> None:
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1" and "SEQGEN_SENTENCES" not in os.environ
     if not wants_trace:
         os.environ |= {"HYDRA_FULL_ERROR": "1", "SEQGEN_SENTENCES": "1"}
-    _register_launcher()
+    _register_plugins()
     try:
         hydra_main()
         if _failure:
@@ -119,8 +154,9 @@ def _group_sentence(arguments: Sequence[str]) -> str:
 def _hydra_sentence(text: str, arguments: Sequence[str]) -> str:
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found[1]} lists several choices, which makes a sweep: add --multirun (-m)."
-    if found := re.search(r"Could not override '([^']+)'", text):
-        return f"{found[1]} is not a key of this configuration{nearest(found[1], _known_keys(arguments))}."
+    if key := unknown_key(text):
+        known = _known_keys(arguments)  # of the first of several models; another need not have the key
+        return f"{key} is not a key of this configuration{'' if key in known else nearest(key, known)}."
     if found := re.search(r"Could not find '([^']+)/([^/']+)'", text):
         options = [line.strip() for line in text.partition("Available options")[2].splitlines()[1:] if line.strip()]
         options = [option for option in options if re.fullmatch(r"[\w-]+", option)]
@@ -128,6 +164,12 @@ def _hydra_sentence(text: str, arguments: Sequence[str]) -> str:
         return f"{found[1]}={found[2]} does not exist{nearest(found[2], options)};{listed}."
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return re.sub(r"\s+", " ", lines[0] if lines else "unknown error") + " (see --help for the keys and choices)."
+
+
+def unknown_key(text: str) -> str | None:
+    """The key that a configuration lacks, by the text of Hydra's error; None where the error is another one."""
+    found = re.search(r"Could not override '([^']+)'", text)
+    return found[1] if found else None
 
 
 def _known_keys(arguments: Sequence[str]) -> list[str]:

@@ -85,12 +85,17 @@ def is_sweep() -> bool:
 
 def is_job() -> bool:
     """Whether this run is one job of a --multirun, in the sweep's process or in one of its own (`seqgen.jobs`)."""
-    return is_sweep() or MARK in os.environ
+    return is_sweep() or is_marked()
+
+
+def is_marked() -> bool:
+    """Whether this run is a job that its sweep has told what it goes through; the sweep then says how the job ended."""
+    return MARK in os.environ
 
 
 def sweeps_over(*groups: str) -> bool:
     """Whether this run is a job of a --multirun that goes through several choices of one of these groups."""
-    if MARK in os.environ:
+    if is_marked():
         return not set(groups).isdisjoint(os.environ[MARK].split(","))
     if not is_sweep():
         return False

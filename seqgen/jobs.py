@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqgen.errors import UserError
 from seqgen.results import read_results
-from seqgen.settings import quoted
+from seqgen.settings import key_of, quoted
 
 LOG = "job.log"
 MARK = "SEQGEN_JOB"  # in the processes of jobs: the keys that the sweep goes through
@@ -48,7 +49,14 @@ class Job:
     @property
     def command(self) -> list[str]:
         """What is started."""
-        return [sys.executable, "-m", "seqgen.run", *self.overrides, f"hydra.run.dir={quoted(str(self.folder))}"]
+        own = [override for override in self.overrides if not override.startswith("hydra.sweep.")]
+        return [sys.executable, "-m", "seqgen.run", *own, f"hydra.run.dir={quoted(str(self.folder))}"]
+
+    @property
+    def label(self) -> str:
+        """What tells it apart from the other jobs of its sweep; all of its overrides where it is alone."""
+        apart = [override for override in self.overrides if key_of(override) in self.swept]
+        return " ".join(apart or [override for override in self.overrides if not override.startswith("hydra.")])
 
     @property
     def again(self) -> str:
@@ -76,10 +84,24 @@ class Outcome:
         return self.status == "finished"
 
 
+class Lost(UserError):
+    """A job that did not finish, for a launcher to give back.
+
+    Args:
+        outcome: What became of it.
+    """
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(f"{outcome.status}: {outcome.error}")
+        self.outcome = outcome
+
+
 def start(job: Job) -> subprocess.Popen[bytes]:
     """Start the process of a job, which ends with the process that started it."""
     job.folder.mkdir(parents=True, exist_ok=True)
     with (job.folder / LOG).open("ab") as log:
+        log.write(f"$ {job.again}\n".encode())
+        log.flush()
         return subprocess.Popen(
             job.command,
             env=os.environ | job.environment | {MARK: ",".join(job.swept)},
@@ -109,7 +131,7 @@ def carry_out(job: Job) -> Outcome:
     except (KeyboardInterrupt, SystemExit):
         stop(process)
         raise
-    return outcome(job, process.returncode)
+    return outcome(job.folder, process.returncode)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -124,20 +146,20 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def outcome(job: Job, returncode: int | None) -> Outcome:
+def outcome(folder: Path, returncode: int | None) -> Outcome:
     """What a job that has ended has left.
 
     Args:
-        job: The job.
+        folder: Its folder.
         returncode: Of its process; None where nobody knows, since whoever waited for it is gone too.
     """
-    results = read_results(job.folder)
+    results = read_results(folder)
     status = results.get("status") if results else None
     if results and status in ("finished", "failed", "stopped") and (status != "finished" or returncode in (0, None)):
         return Outcome(str(status), results.get("error"), results)
     if results and status == "running":
         return Outcome("killed", _death(returncode), results)
-    return Outcome("failed", last_words(job.folder) or _death(returncode), results)
+    return Outcome("failed", last_words(folder) or _death(returncode), results)
 
 
 def _death(returncode: int | None) -> str:
@@ -157,4 +179,5 @@ def last_words(folder: Path) -> str | None:
     except OSError:
         return None
     said = [line.removeprefix("seqgen: ") for line in lines if line.startswith("seqgen: ")]
-    return said[-1] if said else next((line.strip() for line in reversed(lines) if line.strip()), None)
+    others = [line.strip() for line in lines if line.strip() and not line.startswith("$ ")]
+    return [*others, *said][-1] if others else None

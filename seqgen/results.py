@@ -28,7 +28,10 @@ from seqgen.settings import quoted
 
 FILE = "results.json"
 # What does not change a run's outcome is not part of its identity.
-NOT_IDENTITY = ("paths", "logger", "print_config", "tags", "task", "ckpt_path", "train", "test", "compile", "trust")
+NOT_IDENTITY = (
+    *("paths", "logger", "print_config", "tags", "task", "ckpt_path"),
+    *("train", "test", "compile", "trust", "sweep"),
+)
 
 
 class RunRecord:
@@ -90,8 +93,7 @@ class RunRecord:
 
     def identify(self, fingerprint: str) -> None:
         """Set the run's id, from its configuration and its data."""
-        text = json.dumps([identity(self.content["config"]), fingerprint], sort_keys=True)
-        self.update(run_id=hashlib.sha256(text.encode()).hexdigest()[:16])
+        self.update(run_id=run_id(self.content["config"], fingerprint))
 
 
 @contextlib.contextmanager
@@ -192,6 +194,17 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
             text = text.replace(json.dumps(str(place))[1:-1], f"<{name}>")
     same: dict[str, Any] = json.loads(text.replace('"<ckpt_path>"', "null"))
     return same
+
+
+def run_id(config: dict[str, Any], fingerprint: str) -> str:
+    """The id of a run.
+
+    Args:
+        config: Plain and resolved.
+        fingerprint: Of its data.
+    """
+    text = json.dumps([identity(config), fingerprint], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _finite(value: Any) -> Any:

@@ -78,7 +78,8 @@ def run(cfg: DictConfig) -> RunResult:
         overrides=config.overrides(),
         write=first,
     )
-    with recorded(record, lambda error: cli.sentence(error, sys.argv[1:]), announce=config.is_sweep()):
+    announce = config.is_sweep() and not config.is_marked()
+    with recorded(record, lambda error: cli.sentence(error, sys.argv[1:]), announce=announce):
         cfg, overrides = resume.continued(cfg)
         record.update(config=config.plain(cfg), choices=config.choices(), overrides=overrides, seed=cfg.seed)
         if first and cfg.print_config:
@@ -131,6 +132,7 @@ def main() -> None:
         from seqgen.resume import with_choices
 
         sys.argv[1:] = with_choices(sys.argv[1:])
+    sys.argv[1:] = cli.for_each_job(sys.argv[1:])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log that is followed shows each line at once
     logging.captureWarnings(True)  # into run.log, besides the terminal

@@ -4,6 +4,9 @@ import json
 import re
 from typing import Any
 
+# Groups that build nothing by themselves: something else must refer to them, or they have no effect.
+REFERRED_GROUPS = ("diffusion", "attention", "loss", "optimizer", "scheduler")
+
 
 def flatten(value: Any, key: str = "") -> dict[str, str]:
     """Dotted key -> JSON text of each value below a node.

@@ -68,3 +68,20 @@ def test_the_figures_of_reliability_are_the_stored_ones() -> None:
         f"| {settings['refused']} | {settings['refused']} refused in words |",
     ):
         assert line in page, line
+
+
+def test_the_figures_of_sweeps_are_the_stored_ones() -> None:
+    found = json.loads((ROOT / "benchmarks/results/sweep.json").read_text())
+    crash, node, overhead = found["crash"], found["node"], found["overhead"]
+    assert crash["equal"]
+    assert node["equal"]
+    assert crash["listed_as_killed"] == len(crash["killed"])
+    assert crash["exit_codes"] == node["exit_codes"] == [1, 0]
+    page = " ".join((ROOT / "README.md").read_text().split())
+    for words in (
+        f"{len(crash['killed'])} of {crash['jobs']} jobs killed at random moments, or one of two nodes",
+        f"a job costs {overhead['overhead_per_job_of_four_s']:.1f} s above the same run alone",
+        f"the start of Ray makes it {overhead['overhead_of_one_s']:.0f} s in a sweep of one",
+        f"16 jobs on 2 slots take {found['packing']['times_the_ideal']:.2f} times the ideal",
+    ):
+        assert words in page, words

@@ -1,18 +1,22 @@
-"""Sweeps under Ray: places of GPUs, deaths of tasks, and a sweep from the command line with a job that fails."""
+"""Sweeps under Ray: places of GPUs, deaths of tasks, a sweep that is killed in part and resumed; and under submitit."""
 
 import json
 import os
+import random
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import command
+from commands import command, command_here, start
 from conftest import QUIET, TINY
 
-from hydra_plugins.seqgen_ray.launcher import carry_out_all
 from seqgen.jobs import Job, Outcome
+from seqgen.parallel import carry_out_all
+from seqgen.results import read_results
 
 ray = pytest.importorskip("ray", reason="the extra seqgen[ray] is not installed")
 pytestmark = pytest.mark.slow
@@ -60,14 +64,63 @@ def test_a_task_that_dies_takes_nobody_along(two_gpus: Any, tmp_path: Path, caps
     assert "1 failed, all done, best 0.2000" in lines[-1]
 
 
-def test_a_sweep_goes_on_past_a_job_that_fails(tmp_path: Path) -> None:
-    swept = ["model=popularity,sasrec", "loss=bce", "loss.num_negatives=1,0", "trainer.max_epochs=1"]
-    how = ["-m", "hydra/launcher=ray", "hydra.launcher.slots=2", f"hydra.sweep.dir={tmp_path}/sweep"]
-    shown = command("seqgen.run", *how, *swept, *TINY, *QUIET, cwd=tmp_path)
+def test_a_sweep_survives_a_kill_and_a_failure_and_is_resumed_to_the_same_end(tmp_path: Path) -> None:
+    """One job is killed at a random moment, one trains on two devices, one fails by design."""
+    job = ["model=sasrec", "trainer=cpu", "trainer.max_epochs=12", *TINY, *QUIET]
+    swept = ["trainer.devices=1,2,0", f"hydra.sweep.dir={tmp_path}/sweep", *job]
+    ray_options = ["hydra/launcher=ray", "hydra.launcher.slots=3"]  # one thread each: to the last bit
+    moment = random.uniform(0.0, 0.2)
+    killer = threading.Thread(target=kill, args=(tmp_path / "sweep/0", moment))
+    killer.start()
+    shown = command("seqgen.run", "-m", *ray_options, *swept, cwd=tmp_path)
+    killer.join()
     assert shown.returncode == 1
     assert "Traceback" not in shown.stderr
-    assert "1 of 4 jobs did not finish" in shown.stderr
-    assert "failed: loss.num_negatives=0 must be at least 1." in shown.stderr
-    assert "Again: python -m seqgen.run model=sasrec loss=bce loss.num_negatives=0" in shown.stderr
-    statuses = [json.loads((tmp_path / f"sweep/{n}/results.json").read_text())["status"] for n in range(4)]
-    assert statuses == ["finished", "finished", "finished", "failed"]
+    assert "2 of 3 jobs did not finish" in shown.stderr
+    assert "killed: It was killed, perhaps for its memory. Again: python -m seqgen.run trainer." in shown.stderr
+    assert "failed: trainer" in shown.stderr
+    assert "[3/3] trainer.devices=" in shown.stdout
+    assert statuses(tmp_path) == ["running", "finished", "failed"]
+    assert json.loads((tmp_path / "sweep/1/results.json").read_text())["config"]["trainer"]["devices"] == 2
+
+    before = (tmp_path / "sweep/1/results.json").stat().st_mtime_ns
+    again = command_here("seqgen.run", "-m", *swept, "sweep.resume=true", cwd=tmp_path)
+    assert again.returncode == 1
+    assert "3 jobs: 1 have finished, 1 resume, 1 start." in again.stdout
+    assert "1 of 2 jobs did not finish" in again.stderr
+    assert statuses(tmp_path) == ["finished", "finished", "failed"]
+    assert (tmp_path / "sweep/1/results.json").stat().st_mtime_ns == before
+    undisturbed = start(tmp_path / "alone", *job[:3])
+    resumed = json.loads((tmp_path / "sweep/0/results.json").read_text())
+    for key in ("run_id", "metrics", "history", "best_epoch"):
+        assert resumed[key] == undisturbed[key], f"{key}, killed after {moment} s"
+
+
+def statuses(folder: Path) -> list[str]:
+    return [json.loads((folder / f"sweep/{n}/results.json").read_text())["status"] for n in range(3)]
+
+
+def kill(folder: Path, moment: float) -> None:
+    """Kill a job some moment after its second epoch."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        results = read_results(folder)
+        if results and results["epochs"] >= 2:
+            time.sleep(moment)
+            os.kill(results["pid"], signal.SIGKILL)
+            return
+        time.sleep(0.02)
+
+
+def test_jobs_run_through_submitit(tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="the extra seqgen[slurm] is not installed")
+    swept = ["model=popularity,sasrec", "loss=bce", "attention.num_heads=3", *TINY, *QUIET]
+    how = ["-m", "hydra/launcher=submitit_local", f"hydra.sweep.dir={tmp_path}/sweep"]
+    shown = command("seqgen.run", *how, *swept, cwd=tmp_path)
+    assert shown.returncode == 1
+    assert "Traceback" not in shown.stderr
+    assert "model=popularity has no use for loss=bce, attention.num_heads=3: its jobs leave it out." in shown.stdout
+    assert "1 of 2 jobs did not finish.\nfailed: attention.num_heads=3 does not divide" in shown.stderr
+    found = [json.loads((tmp_path / f"sweep/{n}/results.json").read_text()) for n in range(2)]
+    assert [one["status"] for one in found] == ["finished", "failed"]
+    assert found[0]["config"]["paths"]["output_dir"] == f"{tmp_path}/sweep/0"
