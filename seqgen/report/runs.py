@@ -21,6 +21,7 @@ SHOWN = ("trainer.profiler", "trainer.log_every_n_steps")
 COSTS = (
     "train_epoch_s",
     "train_epoch_cpu_s",
+    "train_s",
     "total_s",
     "peak_memory_mb",
     "peak_device_memory_mb",
@@ -29,7 +30,7 @@ COSTS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """What the report takes from one finished run.
 
@@ -47,6 +48,9 @@ class Run:
         protocol: How the test ranks: split, mask_seen, least interactions, list lengths; None where it is not known.
         monitor: The metric that decides the best epoch.
         history: Epoch, training loss and monitored metric of each epoch.
+        device: Where it ran.
+        num_items: Size of the catalogue.
+        is_list: Whether it stands for the lists of another framework.
     """
 
     file: Path
@@ -65,6 +69,7 @@ class Run:
     history: list[tuple[int, float | None, float | None]]
     device: str | None
     num_items: int | None
+    is_list: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,8 @@ def _numbers(results: dict[str, Any]) -> dict[str, float]:
     for name in ("train_epoch_s", "train_epoch_cpu_s"):
         if epochs := timing.get(name):
             numbers[name] = np.median(epochs)  # the first one pays for compilation and cold caches
+    if (results["config"].get("train", True)) is not False:
+        numbers["train_s"] = sum(timing.get("train_epoch_s") or [])
     numbers |= {name: timing.get(name) for name in ("total_s", "energy_kj")}
     numbers |= {"peak_memory_mb": memory.get("host"), "peak_device_memory_mb": memory.get("device")}
     return {name: float(value) for name, value in numbers.items() if value is not None}
