@@ -35,7 +35,9 @@ def values_of(rank: np.ndarray, compare: str) -> np.ndarray:
         UserError: See `gain`.
     """
     kind, k = gain(compare)
-    value = {"ndcg": lambda: 1 / np.log2(rank + 1.0), "hr": lambda: np.ones(len(rank)), "mrr": lambda: 1 / rank}[kind]()
+    if kind == "hr":
+        return (rank <= k).astype(float)
+    value = 1 / np.log2(rank + 1.0) if kind == "ndcg" else 1 / rank
     return np.where(rank <= k, value, 0.0)
 
 

@@ -118,9 +118,7 @@ def compute(
         add_lists(own, groups, cases[data], list(known), compare, notes)
     first = baselines(groups, baseline)
     found = {
-        data: compared(
-            of_data(groups, data), own, first.get(data), compare, samples=samples, seed=seed, notes=notes
-        )
+        data: compared(of_data(groups, data), own, first.get(data), compare, samples=samples, seed=seed, notes=notes)
         for data, own in cases.items()
     }
     monitor = _monitor(runs, notes)
@@ -173,7 +171,7 @@ def _summary(
     front, axes = _front(groups, found, compare)
     for row in rows:
         row["pareto"] = row["label"] in front
-    floats = {name: pl.Float64 for name in ("difference", "low", "high", "p", "p_holm", *COSTS, "published")}
+    floats = dict.fromkeys(("difference", "low", "high", "p", "p_holm", *COSTS, "published"), pl.Float64)
     texts = {"baseline": pl.String}
     frame = pl.DataFrame(rows, infer_schema_length=None, schema_overrides=floats | texts)
     return frame.fill_nan(None).select("data", pl.exclude("data")), axes
@@ -186,7 +184,7 @@ def _mean(group: Sequence[Run], name: str) -> float:
 
 def _front(groups: Groups, found: Mapping[Data, Compared], compare: str) -> tuple[set[str], tuple[str, ...]]:
     """Labels that no row of their data set beats in accuracy, coverage and training time, and these axes."""
-    kind, k = gain(compare)
+    _, k = gain(compare)
     coverage = f"test/coverage@{10 if math.isinf(k) else int(k)}"
     accuracy = compare if compare.startswith("test/") else f"test/{compare}"
     known = {name for group in groups.values() for run in group for name in run.numbers}
@@ -207,8 +205,8 @@ def _limits(groups: Groups, summary: pl.DataFrame, samples: int, notes: list[str
     count = summary["p"].count()
     if 2 * count / (samples + 1) >= LEVEL:
         notes.append(
-            f"no p-value can fall below {LEVEL} after Holm's correction with {samples} samples and {count} differences: "
-            f"use --samples {math.ceil(2 * count / LEVEL)}"
+            f"no p-value can fall below {LEVEL} after Holm's correction with {samples} samples and {count} "
+            f"differences: use --samples {math.ceil(2 * count / LEVEL)}"
         )
     for name in dict.fromkeys(group[0].data[0] for group in groups.values()):
         own = [run for group in groups.values() for run in group if run.data[0] == name]

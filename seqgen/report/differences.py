@@ -34,7 +34,14 @@ class Compared:
 
 
 def compared(
-    groups: Groups, cases: Cases | None, baseline: str | None, compare: str, *, samples: int, seed: int, notes: list[str]
+    groups: Groups,
+    cases: Cases | None,
+    baseline: str | None,
+    compare: str,
+    *,
+    samples: int,
+    seed: int,
+    notes: list[str],
 ) -> Compared:
     """Compare the groups on one data set.
 

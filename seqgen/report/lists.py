@@ -146,7 +146,6 @@ def add_lists(
 
 
 def _as_run(lists: Lists, ours: Run, numbers: dict[str, float]) -> Run:
-    protocol = {key: None for key in ours.protocol}
     return Run(
         file=lists.file,
         place=str(lists.file),
@@ -159,7 +158,7 @@ def _as_run(lists: Lists, ours: Run, numbers: dict[str, float]) -> Run:
         choices={},
         overrides=[],
         numbers=numbers,
-        protocol=protocol,
+        protocol=dict.fromkeys(ours.protocol),
         monitor=None,
         history=[],
         device=None,

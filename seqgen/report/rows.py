@@ -99,7 +99,11 @@ def differing(groups: Groups, notes: list[str]) -> None:
     for name in dict.fromkeys(run.data[0] for run in runs):
         own = [run for run in runs if run.data[0] == name]
         if len(prints := dict.fromkeys(run.data[1] for run in own)) > 1:
-            notes.append(f"{name} is {len(prints)} data sets ({', '.join(prints)}): rows of one are not compared to another's")
+            notes.append(
+                f"{name} is {len(prints)} data sets ({', '.join(prints)}): rows of one are not compared to another's"
+            )
         lengths = dict.fromkeys(str(k) for run in own if (k := run.protocol["metrics.k"]) is not None)
         if len(lengths) > 1:
-            notes.append(f"runs on {name} differ in metrics.k ({', '.join(lengths)}): where one lacks a metric stands -")
+            notes.append(
+                f"runs on {name} differ in metrics.k ({', '.join(lengths)}): where one lacks a metric stands -"
+            )

@@ -51,9 +51,7 @@ def seed_weights(seeds: int, samples: int, generator: np.random.Generator) -> np
     return 1 / seeds + math.sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)
 
 
-def bootstrap(
-    sums: np.ndarray, counts: np.ndarray, groups: Sequence[Group], *, samples: int, seed: int
-) -> np.ndarray:
+def bootstrap(sums: np.ndarray, counts: np.ndarray, groups: Sequence[Group], *, samples: int, seed: int) -> np.ndarray:
     """Means of groups under resampled seeds and users.
 
     Each sample draws users with replacement, the same for all groups, and the seeds of each group; groups of the same

@@ -127,11 +127,9 @@ def details(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]
     ]
     found.append(("Cost, mean over seeds (train_epoch: median epoch)", [LABEL, *costs], rows))
     if len(published := comparison.published):
-        rows = [
-            [*(str(row[name]) for name in ("data", "name", "metric")), f"{row['value']:.4f}"]
-            + [row["paper"], row["protocol"], row["label"] or ""]
-            for row in published.iter_rows(named=True)
-        ]
+        shown = published.with_columns(pl.col("value").map_elements("{:.4f}".format, return_dtype=pl.String))
+        names = ("data", "name", "metric", "value", "paper", "protocol", "label")
+        rows = [["" if cell is None else cell for cell in row] for row in shown.select(names).iter_rows()]
         header = ["data", "model", "metric", "value", "source", "protocol", "beside our"]
         found.append(("Published numbers on these data sets", header, rows))
     return found

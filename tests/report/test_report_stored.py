@@ -4,7 +4,7 @@ import json
 
 import polars as pl
 import pytest
-from test_report import MODEL_A, MODEL_B, sentence_of, write_run
+from run_folders import MODEL_B, sentence_of, write_run, write_two_runs
 
 from seqgen.report import report
 from seqgen.stored import add_runs, storable
@@ -25,9 +25,7 @@ def store(target, *folders, name="mine", cases=True, **more):
 
 @pytest.fixture
 def two_runs(tmp_path):
-    write_run(tmp_path / "0", **MODEL_A, ranks=[1, 2], metrics={"test/ndcg@10": 0.1})
-    write_run(tmp_path / "1", **MODEL_B, ranks=[1, 2], metrics={"test/ndcg@10": 0.1})
-    return tmp_path
+    return write_two_runs(tmp_path)
 
 
 def test_stored_runs_are_reported_as_the_runs_themselves(two_runs):
