@@ -19,7 +19,7 @@ from seqgen.report.rows import DEFAULT_METRICS, Data, Groups, baselines, columns
 from seqgen.report.runs import COSTS, LeftOut, Run, find
 from seqgen.report.statistics import LEVEL, holm, not_dominated
 
-SCHEMAS = {
+SCHEMAS: dict[str, dict[str, type[pl.DataType]]] = {
     "curves": {
         "data": pl.String,
         "label": pl.String,
@@ -171,9 +171,9 @@ def _summary(
     front, axes = _front(groups, found, compare)
     for row in rows:
         row["pareto"] = row["label"] in front
-    floats = dict.fromkeys(("difference", "low", "high", "p", "p_holm", *COSTS, "published"), pl.Float64)
-    texts = {"baseline": pl.String}
-    frame = pl.DataFrame(rows, infer_schema_length=None, schema_overrides=floats | texts)
+    floats = ("difference", "low", "high", "p", "p_holm", *COSTS, "published")
+    types: dict[str, type[pl.DataType]] = {"baseline": pl.String, **dict.fromkeys(floats, pl.Float64)}
+    frame = pl.DataFrame(rows, infer_schema_length=None, schema_overrides=types)
     return frame.fill_nan(None).select("data", pl.exclude("data")), axes
 
 

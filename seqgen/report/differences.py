@@ -6,8 +6,7 @@ import numpy as np
 
 from seqgen.report.cases import Cases, values_of
 from seqgen.report.rows import Groups
-from seqgen.report.runs import Run
-from seqgen.report.statistics import LEVEL, Group, bootstrap, holm, intervals, p_values
+from seqgen.report.statistics import DIGITS, LEVEL, Group, bootstrap, holm, intervals, p_values
 
 FEW_SEEDS = 5  # with fewer, the bootstrap over seeds is too narrow; see tests/report/test_statistics.py
 
@@ -81,14 +80,15 @@ def _resample(
     found: Compared, groups: Groups, cases: Cases, baseline: str | None, compare: str, samples: int, seed: int
 ) -> None:
     labels = list(found.values)
-    designs, sums = [], []
+    designs: list[Group] = []
+    sums: list[np.ndarray] = []
     for label in labels:
-        runs = groups[label]
-        key = [seed_of(run) for run in runs]
-        by_seed = sorted(range(len(runs)), key=lambda place, key=key: repr(key[place]))  # type: ignore[misc]
-        start = sum(len(part) for part in sums)
-        designs.append(Group(range(start, start + len(runs)), tuple(sorted(key, key=repr))))
-        sums.append(cases.sums(values_of(cases.ranks[label][by_seed], compare)))
+        # By seed, so that the runs of two groups of the same seeds stand in the same order.
+        numbers = [run.seed[0] for run in groups[label]]
+        order = sorted(range(len(numbers)), key=numbers.__getitem__)
+        start = sum(map(len, sums))
+        designs.append(Group(range(start, start + len(order)), tuple(numbers[place] for place in order)))
+        sums.append(cases.sums(values_of(cases.ranks[label][order], compare)))
     drawn = bootstrap(np.concatenate(sums), cases.counts, designs, samples=samples, seed=seed)
     means = [float(found.values[label].mean()) for label in labels]
 
@@ -96,9 +96,8 @@ def _resample(
         """The other labels, their differences to one, and those resampled."""
         place = labels.index(label)
         others = [number for number in range(len(labels)) if number != place]
-        # Equal values added in another order differ in the last bits, which must not pass for a difference.
-        point = np.round([means[number] - means[place] for number in others], 12)
-        return [labels[n] for n in others], point, np.round(drawn[:, others] - drawn[:, [place]], 12)
+        point = np.round([means[number] - means[place] for number in others], DIGITS)
+        return [labels[n] for n in others], point, np.round(drawn[:, others] - drawn[:, [place]], DIGITS)
 
     if baseline in found.values:
         others, point, resampled = against(baseline)
@@ -114,11 +113,6 @@ def _resample(
         others, _, resampled = against(found.best)
         corrected = holm(p_values(resampled).tolist())
         found.not_worse = {found.best} | {n for n, p in zip(others, corrected, strict=True) if p >= LEVEL}
-
-
-def seed_of(run: Run) -> tuple[object, ...]:
-    """What pairs a run with one of another group: its seed, and the order of users where that has one of its own."""
-    return (run.seed[0],)
 
 
 def sentence(designs: list[str], seeds: list[int]) -> str:

@@ -89,8 +89,8 @@ def _checked(file: Path, notes: list[str]) -> pl.DataFrame:
     for name in COLUMNS:
         if count := frame[name].null_count():
             raise UserError(f"{count} rows of the lists {file} have no {name}")
-    if (least := frame["rank"].min()) < 1:  # type: ignore[operator]
-        raise UserError(f"the lists {file} have the rank {least}: ranks begin with 1")
+    if (low := frame["rank"] < 1).any():
+        raise UserError(f"the lists {file} have the rank {frame['rank'].filter(low)[0]}: ranks begin with 1")
     for name in ("rank", "item"):
         if len(again := frame.filter(frame.select("user", name).is_duplicated())):
             row = again.row(0, named=True)

@@ -34,13 +34,13 @@ def published_beside(groups: Groups) -> pl.DataFrame:
         several groups correspond to stands there for each, one that none does once, with null.
     """
     published = read_published()
-    rows = []
+    rows: list[dict[str, object]] = []
     for row in published.iter_rows(named=True):
         own = {label: group for label, group in groups.items() if group[0].names[2] == row["data"]}
         if not own:
             continue
         fits = [label for label, (run, *_) in own.items() if row["comparable"] and _corresponds(run, row)]
-        rows += [row | {"label": label} for label in fits or [None]]
+        rows += [row | {"label": label} for label in fits] or [row | {"label": None}]
     return pl.DataFrame(rows, schema={**published.schema, "label": pl.String})
 
 

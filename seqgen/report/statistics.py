@@ -111,5 +111,5 @@ def not_dominated(values: np.ndarray) -> np.ndarray:
     """Which points (n, axes) no other one beats: at least as large in all axes and larger in one."""
     at_least = (values[:, None, :] >= values[None, :, :]).all(axis=2)
     larger = (values[:, None, :] > values[None, :, :]).any(axis=2)
-    found: np.ndarray = ~(at_least & larger).any(axis=0)
-    return found
+    beaten: np.ndarray = np.any(at_least & larger, axis=0)
+    return ~beaten
