@@ -79,13 +79,13 @@ def _checked(file: Path, notes: list[str]) -> pl.DataFrame:
     if missing := [name for name in COLUMNS if name not in frame.columns]:
         close = nearest(missing[0], others).replace("; did you mean", ": rename")
         raise UserError(f"the lists {file} lack the column {missing[0]}{close}; they have {', '.join(frame.columns)}")
+    if not len(frame):
+        raise UserError(f"the lists {file} are empty")
     for name in ("user", "item"):
         if not (frame[name].dtype.is_integer() or frame[name].dtype in (pl.String, pl.Categorical, pl.Enum)):
             raise UserError(f"the {name}s of {file} are {frame[name].dtype}: write the data's ids, integers or text")
     if not frame["rank"].dtype.is_integer():
         raise UserError(f"the ranks of {file} are {frame['rank'].dtype}: write integers from 1")
-    if not len(frame):
-        raise UserError(f"the lists {file} are empty")
     for name in COLUMNS:
         if count := frame[name].null_count():
             raise UserError(f"{count} rows of the lists {file} have no {name}")

@@ -22,7 +22,7 @@ def write_lists(file, lists=LISTS, **columns):
 @pytest.fixture
 def runs(tmp_path):
     ids = {"data": {"fingerprint": "f1", "num_items": 20}}
-    metrics = {f"test/{name}@{k}": 0.0 for name in ("hr", "ndcg", "coverage") for k in (2, 3, 5)}
+    metrics = {f"test/{name}@{k}": 0.0 for name in ("hr", "ndcg", "coverage") for k in (2, 3, 5, 8)}
     write_run(tmp_path / "runs/a1", **MODEL_A, seed=1, ranks=[2, 2, 2, 2], metrics=metrics, **ids)
     write_run(tmp_path / "runs/a2", **MODEL_A, seed=2, ranks=[1, 2, 2, 9], metrics=metrics, **ids)
     return tmp_path / "runs"
@@ -74,7 +74,7 @@ def test_metrics_beyond_the_lists_are_not_made_up(runs, tmp_path):
     for compare in ("ndcg@10", "mrr"):
         notes = []
         row = report([runs], compare=compare, lists={"x": file}, samples=50, notes=notes).row(1, named=True)
-        assert (row["difference"], row["test/mrr"] if "test/mrr" in row else None) == (None, None)
+        assert (row["difference"], row.get("test/mrr")) == (None, None)
         assert f"x: no {compare}, since its lists hold 3 items" in notes
 
 
@@ -92,7 +92,7 @@ def test_ids_as_text_match_numbers(runs, tmp_path):
             {"user": pl.col("user").cast(pl.Float64)},
             "the users of {} are Float64: write the data's ids, integers or text",
         ),
-        ({"item": pl.lit([1])}, "the items of {} are List(Int32): write the data's ids, integers or text"),
+        ({"item": pl.lit([1])}, "the items of {} are List(Int64): write the data's ids, integers or text"),
         ({"rank": pl.col("rank") * 1.0}, "the ranks of {} are Float64: write integers from 1"),
         ({"rank": pl.col("rank") - 1}, "the lists {} have the rank 0: ranks begin with 1"),
         ({"rank": pl.lit(1)}, "the list of user 0 in {} has the rank 1 more than once"),
@@ -117,10 +117,10 @@ def test_other_files_and_columns_are_refused(runs, tmp_path):
     assert sentence_of(runs, lists={"x": file}).startswith(f"the lists {file} cannot be read as parquet")
     assert sentence_of(runs, lists={"x": tmp_path / "no"}).startswith(f"the lists {tmp_path / 'no'} cannot be read")
     write_lists(file, {0: []})
-    assert "are empty" in sentence_of(runs, lists={"x": file}) or "are Null" in sentence_of(runs, lists={"x": file})
+    assert "are empty" in sentence_of(runs, lists={"x": file})
     many = {user: [*range(10 * user, 10 * user + 8), 7 if user else 99] for user in range(4)}
     write_lists(file, many)
-    assert sentence_of(runs, compare="hr@5", lists={"x": file}) == f"{file} holds 24 items, more than the 20 of ml1m"
+    assert sentence_of(runs, compare="hr@5", lists={"x": file}) == f"{file} holds 32 items, more than the 20 of ml1m"
 
 
 def test_lists_need_a_data_set_of_the_table_and_ranks(runs, tmp_path):
