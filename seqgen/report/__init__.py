@@ -2,7 +2,8 @@
 
 ``python -m seqgen.report outputs/... experiments/...`` reads ``results.json`` and ``ranks.parquet`` of each run and the
 stored runs of experiments (`seqgen.stored`), and does without torch. In order: `runs`, `rows` (groups over seeds),
-`cases` (ranks), `lists` (of other frameworks), `differences` with `statistics`, `comparison`, then `tables` and `page`.
+`cases` (ranks), `lists` (of other frameworks), `differences` with `statistics`, `assembly` of a
+`comparison`, then `tables` and `page`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import polars as pl
 
-from seqgen.report.comparison import Comparison, compute
+from seqgen.report.assembly import compute
+from seqgen.report.comparison import Comparison
 
 __all__ = ["Comparison", "compute", "report"]
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from seqgen.errors import UserError
-from seqgen.report.comparison import Comparison, compute
+from seqgen.report.assembly import compute
+from seqgen.report.comparison import Comparison
 from seqgen.report.tables import caption, details, latex, markdown, terminal
 
 DESCRIPTION = "One table over finished runs: means over seeds, and paired differences to a baseline."

@@ -9,8 +9,7 @@ import polars as pl
 
 from seqgen import stored
 from seqgen.errors import UserError
-from seqgen.report.rows import Groups
-from seqgen.report.runs import Run
+from seqgen.report.runs import Groups, Run
 
 CONTEXT = ("history_len", "target_count", "transition_seen")
 BUCKETS = 5  # of history length, and of the popularity of targets that are not cold, at the most

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from seqgen.report.cases import Cases, values_of
-from seqgen.report.rows import Groups
+from seqgen.report.runs import Groups
 from seqgen.report.statistics import DIGITS, LEVEL, Group, bootstrap, holm, intervals, p_values
 
 FEW_SEEDS = 5  # with fewer, the bootstrap over seeds is too narrow; see tests/report/test_statistics.py

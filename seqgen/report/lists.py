@@ -13,8 +13,7 @@ import polars as pl
 
 from seqgen.errors import UserError, nearest
 from seqgen.report.cases import Cases, gain, values_of
-from seqgen.report.rows import Data, Groups, of_data
-from seqgen.report.runs import Run
+from seqgen.report.runs import Data, Groups, Run, of_data
 
 COLUMNS = ("user", "item", "rank")
 MISSED = 2**31 - 1  # rank of a target that is in no list: beyond every list length

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from seqgen.report.rows import Groups
-from seqgen.report.runs import Run
+from seqgen.report.runs import Groups, Run
 
 FILE = Path(__file__).with_name("published.csv")
 CHOICES = ("model", "attention", "loss")

@@ -6,15 +6,12 @@ from typing import Any
 from seqgen.errors import UserError, nearest
 from seqgen.labels import distinguish
 from seqgen.metric_table import METRICS
-from seqgen.report.runs import Run
+from seqgen.report.runs import Data, Groups, Run
 from seqgen.settings import key_of
 
 DEFAULT_METRICS = [f"test/{name}" for name in ("hr@10", "ndcg@10", "mrr", "coverage@10", "novelty@10")]
 # What `diversity@K` stands for.
 DIVERSITY = [row.name for row in METRICS.values() if row.at_k and row.kind in ("accuracy", "diversity")]
-
-Groups = dict[str, list[Run]]
-Data = tuple[str, str]
 
 
 def grouped(runs: list[Run]) -> Groups:
@@ -86,11 +83,6 @@ def baselines(groups: Groups, name: str | None) -> dict[Data, str]:
     if name is not None and len(found) < len(fits):
         raise UserError(f"baseline {name} fits several groups, write one of: {'; '.join(fits)}")
     return found
-
-
-def of_data(groups: Groups, data: Data) -> Groups:
-    """The groups on one data set."""
-    return {label: group for label, group in groups.items() if group[0].data == data}
 
 
 def differing(groups: Groups, notes: list[str]) -> None:

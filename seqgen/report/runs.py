@@ -72,6 +72,15 @@ class Run:
     is_list: bool = False
 
 
+Groups = dict[str, list[Run]]  # label -> the seeds of one setting
+Data = tuple[str, str]  # name and fingerprint of a data set
+
+
+def of_data(groups: Groups, data: Data) -> Groups:
+    """The groups on one data set."""
+    return {label: group for label, group in groups.items() if group[0].data == data}
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """A run that is in no row: why, and what can be done.

@@ -4,7 +4,7 @@ import json
 
 import polars as pl
 import pytest
-from run_folders import MODEL_B, sentence_of, write_run, write_two_runs
+from run_folders import MODEL_A, MODEL_B, sentence_of, write_run, write_two_runs
 
 from seqgen.report import report
 from seqgen.stored import add_runs, storable
