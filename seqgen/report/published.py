@@ -30,7 +30,8 @@ def published_beside(groups: Groups) -> pl.DataFrame:
 
     Returns:
         The columns of the file and ``label``: the group of the same choices, under the same protocol; a number that
-        several groups correspond to stands there for each, one that none does once, with null.
+        several groups correspond to stands there for each, one that none does once, with null. By data, comparable ones
+        first.
     """
     published = read_published()
     rows: list[dict[str, object]] = []
@@ -40,7 +41,8 @@ def published_beside(groups: Groups) -> pl.DataFrame:
             continue
         fits = [label for label, (run, *_) in own.items() if row["comparable"] and _corresponds(run, row)]
         rows += [row | {"label": label} for label in fits] or [row | {"label": None}]
-    return pl.DataFrame(rows, schema={**published.schema, "label": pl.String})
+    frame = pl.DataFrame(rows, schema={**published.schema, "label": pl.String})
+    return frame.sort("data", "comparable", "metric", descending=[False, True, False], maintain_order=True)
 
 
 def _corresponds(run: Run, row: dict[str, str | None]) -> bool:

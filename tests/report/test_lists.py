@@ -4,10 +4,13 @@ import math
 
 import polars as pl
 import pytest
+from conftest import QUIET, TINY
 from run_folders import MODEL_A, MODEL_B, sentence_of, write_run
 
+from seqgen import config
 from seqgen.report import compute, report
 from seqgen.report.__main__ import main
+from seqgen.run import run
 
 # Items of users 0 to 3; the target of each is item 7.
 LISTS = {0: [7, 1, 2], 1: [3, 7, 4], 2: [5, 6, 1], 3: [1, 2]}
@@ -148,3 +151,15 @@ def test_the_command_takes_lists(runs, tmp_path, capsys, monkeypatch):
         with pytest.raises(SystemExit):
             main([str(runs), *(word for text in given for word in ("--lists", text))])
         assert told in capsys.readouterr().err
+
+
+def test_the_lists_of_a_run_are_scored_as_the_run_itself(tmp_path):
+    run(config.compose(["model=transition", *TINY, *QUIET], output_dir=tmp_path / "run"))
+    ranks = pl.read_parquet(tmp_path / "run/ranks.parquet").select("user", item="top")
+    counted = ranks.with_columns(rank=pl.int_ranges(1, pl.col("item").list.len() + 1)).explode("item", "rank")
+    counted.write_parquet(tmp_path / "lists.parquet")
+    names = [f"{name}@{k}" for name in ("hr", "ndcg", "coverage") for k in (1, 5, 10)]
+    frame = report([tmp_path / "run"], metrics=names, samples=50, lists={"exported": tmp_path / "lists.parquet"})
+    ours, theirs = frame.select(f"test/{name}" for name in names).rows()
+    assert theirs == pytest.approx(ours, rel=1e-12)
+    assert frame.select("difference", "low", "high").row(1) == (0, 0, 0)
