@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from seqgen import stored
 from seqgen.errors import UserError
 from seqgen.report.cases import Cases, by_bucket, gain, read_cases
 from seqgen.report.comparison import Comparison
@@ -102,7 +103,14 @@ def compute(
         published=published,
         axes=axes,
         design=_design(groups, first, found),
+        versions=tuple(dict.fromkeys(run.version for run in runs if run.version)),
+        written=_written(runs),
     )
+
+
+def _written(runs: Sequence[Run]) -> tuple[float, float] | None:
+    moments = [run.file.stat().st_mtime for run in runs if run.file.name != stored.RUNS]
+    return (min(moments), max(moments)) if moments else None
 
 
 def _summary(

@@ -25,6 +25,9 @@ class Comparison:
         published: Numbers of others on these data sets, with their protocol.
         axes: Columns of ``summary`` that `pareto` is about; smaller is better of the last.
         design: How the intervals were made, in a sentence.
+        versions: Of seqgen, torch and Python that the runs were made with, with commit and device, each once.
+        written: When the first and the last ``results.json`` were written, in seconds since 1970; None where all runs
+            are stored ones, whose files do not tell.
     """
 
     summary: pl.DataFrame
@@ -38,3 +41,5 @@ class Comparison:
     published: pl.DataFrame
     axes: tuple[str, ...] = ()
     design: str = ""
+    versions: tuple[str, ...] = ()
+    written: tuple[float, float] | None = None

@@ -1,6 +1,6 @@
 "use strict";
 const plots = JSON.parse(document.getElementById("plots").textContent);
-const touch = matchMedia("(pointer: coarse)").matches; // a finger on a plot is to scroll the page, not to zoom
+const touch = !matchMedia("(hover: hover)").matches; // a finger on a plot is to scroll the page, not to zoom
 const config = {
   responsive: true,
   displaylogo: false,
@@ -25,6 +25,7 @@ function themed(layout) {
     hoverlabel: { bgcolor: panel, bordercolor: soft, font: { color: ink }, align: "left" },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: soft, activecolor: ink },
     dragmode: touch ? false : "zoom",
+    uirevision: "kept", // a change of colours leaves the part that a reader zoomed to
     xaxis: { ...layout.xaxis, ...axis },
     yaxis: { ...layout.yaxis, ...axis },
   };
@@ -55,17 +56,18 @@ function toggle(button) {
   }
 }
 
-// What a cell sorts by: the number it begins with, else its text; an empty one stands last in either direction.
+// What a cell sorts by: the number it begins with, else its text. Numbers stand before words and words before nothing,
+// in either direction.
 function value(row, column) {
   const text = row.cells[column].textContent.trim();
-  if (text === "" || text === "-") return null;
   const found = text.match(/^[+-]?[\d,]*\.?\d+(e[+-]?\d+)?/i);
-  return found ? Number(found[0].replaceAll(",", "")) : text;
+  if (found) return [0, Number(found[0].replaceAll(",", ""))];
+  return text === "" || text === "-" ? [2, text] : [1, text];
 }
 
-function order(one, other) {
-  if (typeof one !== typeof other) return typeof one === "number" ? -1 : 1; // words after numbers
-  return typeof one === "number" ? one - other : one.localeCompare(other, undefined, { numeric: true });
+function order([kind, one], [otherKind, other]) {
+  if (kind !== otherKind || kind === 2) return 0;
+  return kind === 0 ? one - other : one.localeCompare(other, undefined, { numeric: true });
 }
 
 function sort(button) {
@@ -73,15 +75,12 @@ function sort(button) {
   const column = header.cellIndex;
   const body = header.closest("table").tBodies[0];
   const rows = [...body.rows].map((row) => [value(row, column), row]);
-  const numeric = rows.some(([key]) => typeof key === "number");
+  const numeric = rows.some(([[kind]]) => kind === 0);
   const before = header.getAttribute("aria-sort"); // numbers begin with the largest, words with A
   const down = before === "none" ? numeric : before === "ascending";
   for (const other of header.parentElement.cells) other.setAttribute("aria-sort", "none");
   header.setAttribute("aria-sort", down ? "descending" : "ascending");
-  rows.sort(([one], [other]) => {
-    if (one === null || other === null) return (one === null) - (other === null);
-    return down ? order(other, one) : order(one, other);
-  });
+  rows.sort(([one], [other]) => one[0] - other[0] || (down ? order(other, one) : order(one, other)));
   body.append(...rows.map(([, row]) => row));
 }
 

@@ -6,11 +6,11 @@ The page shows what files say: all of it is escaped, and its policy lets nothing
 import html
 import itertools
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -24,7 +24,28 @@ from seqgen.report.tables import FORMS, LABEL, caption, columns, details, metric
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 # Where a first look asks for diversity: the first of these that the runs have.
 DIVERSITY = ("category_coverage", "ild", "coverage")
-TEXT_COLUMNS = {LABEL, "Pareto", "setting", "data", "model", "metric", "source", "protocol", "run", "status", "what to do"}
+TEXT_COLUMNS = {
+    LABEL,
+    "Pareto",
+    "setting",
+    "data",
+    "model",
+    "metric",
+    "source",
+    "protocol",
+    "run",
+    "status",
+    "what to do",
+}
+SHORT = {
+    "train_epoch_s": "epoch (s)",
+    "train_epoch_cpu_s": "epoch, CPU (s)",
+    "train_s": "training (s)",
+    "total_s": "total (s)",
+    "peak_memory_mb": "memory (MB)",
+    "peak_device_memory_mb": "device memory (MB)",
+    "energy_kj": "energy (kJ)",
+}
 READING = (
     (
         "What is compared",
@@ -39,8 +60,8 @@ READING = (
     ),
     (
         "Correction for many comparisons",
-        "Of twenty differences that do not exist, one looks like one at p < 0.05. Holm's correction raises the p-values so that the "
-        "chance of any false finding in the table stays below 5 %. Read the corrected p.",
+        "Of twenty differences that do not exist, one looks real at p < 0.05. Holm's correction raises p-values, so "
+        "that the chance of any false finding in the table stays below 5 %. Read the corrected p.",
     ),
     (
         "Best and not worse",
@@ -132,7 +153,10 @@ def _facts(comparison: Comparison, names: Sequence[str]) -> Iterator[str]:
     facts["seeds"] = ", ".join(map(str, seeds))
     facts["compared by"] = f"{comparison.compare}, {comparison.samples:,} bootstrap samples"
     facts["best epoch by"] = comparison.monitor
-    facts["page made"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by seqgen {__version__}"
+    if comparison.written:
+        facts["results of"] = " to ".join(dict.fromkeys(map(_minute, comparison.written)))
+    facts["made with"] = "; ".join(comparison.versions)
+    facts["page made"] = f"{_minute(time.time())} by seqgen {__version__}"
     yield "<dl>"
     yield from (f"<dt>{_text(key)}</dt><dd>{_text(fact)}</dd>" for key, fact in facts.items() if fact)
     yield "</dl>"
@@ -145,9 +169,11 @@ def _facts(comparison: Comparison, names: Sequence[str]) -> Iterator[str]:
     yield "</ul></nav>"
 
 
-def _data_set(
-    comparison: Comparison, name: str, known: Mapping[str, Style], drawn: dict[str, Plot]
-) -> Iterator[str]:
+def _minute(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _data_set(comparison: Comparison, name: str, known: Mapping[str, Style], drawn: dict[str, Plot]) -> Iterator[str]:
     """The section of a data set; its plots are added to ``drawn``."""
     own = replace(
         comparison,
@@ -165,10 +191,10 @@ def _data_set(
     yield from map(_legend, styles)
     yield "</div>"
     diversity = next((f"test/{kind}@{_k(own)}" for kind in DIVERSITY if f"test/{kind}@{_k(own)}" in rows[0]), None)
-    time = next((axis for axis in own.axes if axis in plots.COSTS), "train_epoch_s")
+    clock = next((axis for axis in own.axes if axis in plots.COSTS), "train_epoch_s")
     first = [
         plots.forest(rows, known, own.compare),
-        plots.trade_off(rows, known, time, own.compare, own.axes),
+        plots.trade_off(rows, known, clock, own.compare, own.axes),
         plots.trade_off(rows, known, diversity, own.compare, own.axes) if diversity else None,
         plots.learning(own.curves, known, "value", own.monitor),
         plots.learning(own.curves, known, "train_loss", "training loss"),
@@ -184,7 +210,7 @@ def _data_set(
     ]
     yield from _figures("By group of test cases", groups, drawn)
     missing += [] if groups else ["No metrics by group: the ranks of the test cases were not kept."]
-    costs = [plots.cost(rows, known, cost) for cost in plots.COSTS]
+    costs = [plots.cost(rows, known, cost) for cost in plots.DRAWN]
     yield from _figures("Cost", costs, drawn)
     yield from (f'<p class="soft">{_text(sentence)}</p>' for sentence in missing)
     yield "<details><summary>The numbers behind the plots</summary>"
@@ -213,13 +239,14 @@ def _figures(title: str, made: Sequence[Plot | None], drawn: dict[str, Plot]) ->
         drawn[place] = plot
         label = _text(f"{plot.title}. {plot.caption}")
         box = f'<div class="plot" id="{place}" role="img" aria-label="{label}" style="height:{plot.height}px"></div>'
-        yield f"<figure><h4>{_text(plot.title)}</h4>{box}<figcaption>{_text(plot.caption)}</figcaption></figure>"
+        yield f'<figure class="{"wide" if plot.wide else ""}"><h4>{_text(plot.title)}</h4>{box}'
+        yield f"<figcaption>{_text(plot.caption)}</figcaption></figure>"
     yield "</div>"
 
 
 def _main_table(own: Comparison, known: Mapping[str, Style]) -> str:
-    cells = {name: list(map(_text, column)) for name, column in columns(own).items() if name != "best"}
     summary = own.summary
+    cells = {name: list(map(_text, column)) for name, column in _ordered(own).items()}
     there = {bare(name) for name in metrics_of(summary)}
     for name, form in FORMS.items():
         if name in summary.columns and summary[name].count() and name not in there:
@@ -234,9 +261,19 @@ def _main_table(own: Comparison, known: Mapping[str, Style]) -> str:
         elif row["not_worse"]:
             mark = '<span class="badge">not worse</span>'
         labels.append(_text(known[row["label"]].name) + mark)
-    header = ["setting", *(name.replace("_mb", " (MB)").replace("_kj", " (kJ)") for name in cells)]
+    header = ["setting", *(SHORT.get(name, name) for name in cells)]
     lines = [list(line) for line in zip(labels, *cells.values(), strict=True)]
-    return _table(caption(own), header, lines)
+    title = f"{len(lines)} settings, mean and standard deviation over seeds"
+    return f'{_table(title, header, lines)}<p class="soft">{_text(caption(own))}</p>'
+
+
+def _ordered(own: Comparison) -> dict[str, list[str]]:
+    """The columns that say something; what is compared and its difference stand first, where a phone shows them."""
+    cells = {name: column for name, column in columns(own).items() if name != "best"}
+    if not own.summary["difference"].count():
+        del cells[f"Δ {bare(own.compare)}"]
+    first = ("seeds", bare(own.compare), f"Δ {bare(own.compare)}", "p (Holm)")
+    return {name: cells[name] for name in (*first, *cells) if name in cells}
 
 
 def _table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -263,8 +300,8 @@ def _published(comparison: Comparison) -> Iterator[str]:
     lines = []
     for row in published.iter_rows(named=True):
         own = ours.get(row["label"], {}).get(row["metric"])
-        cells = (row["data"], row["name"], bare(row["metric"]), f"{row['value']:.4f}")
-        cells += ("-" if own is None else f"{own:.4f}", row["label"] or "", row["paper"], row["protocol"])
+        cells = [row["data"], row["name"], bare(row["metric"]), f"{row['value']:.4f}"]
+        cells += ["-" if own is None else f"{own:.4f}", row["label"], row["paper"], row["protocol"]]
         lines.append([_text("" if cell is None else cell) for cell in cells])
     header = ["data", "model", "metric", "published", "ours", "setting", "source", "protocol"]
     yield '<section id="published"><h2>Published numbers beside ours</h2>'
@@ -291,5 +328,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
 
 def _reading() -> Iterator[str]:
     yield '<section id="reading"><h2>How to read this page</h2>'
-    yield from itertools.chain.from_iterable((f"<h3>{_text(head)}</h3>", f"<p>{_text(told)}</p>") for head, told in READING)
+    yield from itertools.chain.from_iterable(
+        (f"<h3>{_text(head)}</h3>", f"<p>{_text(told)}</p>") for head, told in READING
+    )
     yield "<p>A click on a header sorts a table; a click on a setting's name hides it in the plots.</p></section>"

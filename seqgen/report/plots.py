@@ -1,4 +1,4 @@
-"""The pictures of a comparison as plotly figures: plain dictionaries, which the page draws and tests hold to its schema.
+"""The pictures of a comparison as plotly figures: plain dictionaries, which the tests hold to plotly's own schema.
 
 Every text that plotly shows passes `shown`: it would read tags in it.
 """
@@ -27,7 +27,8 @@ COSTS = {
     "energy_kj": "energy in kJ",
     "parameters": "parameters",
 }
-ROW = 34  # pixels of a bar or interval with its name above
+DRAWN = ("train_epoch_s", "train_s", "peak_memory_mb", "peak_device_memory_mb", "energy_kj", "parameters")
+ROW = 38  # pixels of a bar or interval with its name above
 LONGEST = 44  # characters of a name within a plot on a phone; the whole name is in the legend
 WIDE = 20  # a time axis is logarithmic where its largest value is so many times its smallest
 
@@ -51,12 +52,14 @@ class Plot:
         caption: Below it: how it is read.
         figure: ``data`` and ``layout`` of plotly.
         height: In pixels.
+        wide: Whether it takes a line of the page for itself.
     """
 
     title: str
     caption: str
     figure: dict[str, Any]
     height: int
+    wide: bool = False
 
 
 def shown(text: object) -> str:
@@ -92,11 +95,12 @@ def _number(value: float | None) -> float | None:
 
 
 def _axis(title: str = "", **more: Any) -> dict[str, Any]:
-    return {"title": {"text": shown(title)}, "automargin": True, "zeroline": False} | more
+    axis: dict[str, Any] = {"automargin": True, "zeroline": False}
+    return axis | ({"title": {"text": shown(title), "standoff": 10}} if title else {}) | more
 
 
 def _layout(height: int, **more: Any) -> dict[str, Any]:
-    margin = {"l": 48, "r": 16, "t": 12, "b": 44}
+    margin = {"l": 8, "r": 16, "t": 12, "b": 8}  # the axes take what they need
     return {"height": height, "margin": margin, "showlegend": False, "hovermode": "closest"} | more
 
 
@@ -108,7 +112,7 @@ def _trace(style: Style, hover: Sequence[str], **more: Any) -> dict[str, Any]:
 def _names(names: Iterable[str]) -> list[dict[str, Any]]:
     """Names above the rows of a plot, row 0 first: beside them they would take the width of a phone."""
     short = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
-    place = {"x": 0, "xref": "paper", "xanchor": "left", "yanchor": "bottom", "yshift": 6, "showarrow": False}
+    place = {"x": 0, "xref": "paper", "xanchor": "left", "yanchor": "bottom", "yshift": 8, "showarrow": False}
     return [{"text": shown(name), "y": row, "align": "left", **place} for row, name in enumerate(short)]
 
 
@@ -129,7 +133,7 @@ def forest(rows: Sequence[Mapping[str, Any]], known: Mapping[str, Style], compar
         error = {"type": "data", "symmetric": False, "color": style.color, "thickness": 2, "width": 4} | ends
         point = {"x": [_number(row["difference"])], "y": [place], "marker": marker | {"line": {"width": 2}}}
         traces.append(_trace(style, [told], type="scatter", mode="markers", error_x=error, **point))
-    height = ROW * len(rows) + 84
+    height = ROW * len(rows) + 64
     baseline = known[rows[0]["baseline"]].name if rows[0]["baseline"] in known else rows[0]["baseline"]
     layout = _layout(
         height,
@@ -138,7 +142,7 @@ def forest(rows: Sequence[Mapping[str, Any]], known: Mapping[str, Style], compar
         annotations=_names(known[row["label"]].name for row in rows),
     )
     text = f"To the right of 0 is better than {baseline}. Bar: 95 % interval. Filled: p < {LEVEL} after Holm."
-    return Plot("Difference to the baseline", text, {"data": traces, "layout": layout}, height)
+    return Plot("Difference to the baseline", text, {"data": traces, "layout": layout}, height, wide=True)
 
 
 def trade_off(
@@ -162,10 +166,7 @@ def trade_off(
         traces.append(_trace(style, [told], type="scatter", mode="markers", **point))
     values = [row[x] for row in rows]
     wide = cost and min(values) > 0 and max(values) / min(values) > WIDE
-    layout = _layout(
-        340, xaxis=_axis(name, type="log" if wide else "linear"), yaxis=_axis(bare(compare), title_standoff=4)
-    )
-    layout["yaxis"].pop("title_standoff")
+    layout = _layout(340, xaxis=_axis(name, type="log" if wide else "linear"), yaxis=_axis(bare(compare)))
     text = f"Up and to the {'left' if cost else 'right'} is better; bars: standard deviation over seeds. Line: rows "
     text += "that no other beats in both."
     if len(axes) > 1 and any(row["pareto"] for row in rows):
@@ -202,7 +203,7 @@ def learning(curves: pl.DataFrame, known: Mapping[str, Style], column: str, name
         ]
         x, mean, low, high = ([_number(v) for v in own[name]] for name in ("epoch", "mean", "low", "high"))
         line = {"color": style.color, "dash": style.dash, "width": 2}
-        lines.append(_trace(style, told, type="scatter", x=x, y=mean, line=line, mode="lines" if len(x) > 1 else None))
+        lines.append(_trace(style, told, type="scatter", x=x, y=mean, line=line))
         lines[-1]["mode"] = "lines" if len(x) > 1 else "markers"
         if own["seeds"].max() != 1:
             area = {"x": x + x[::-1], "y": high + low[::-1], "fill": "toself", "fillcolor": f"{style.color}33"}
@@ -216,7 +217,7 @@ def learning(curves: pl.DataFrame, known: Mapping[str, Style], column: str, name
 def by_group(groups: pl.DataFrame, known: Mapping[str, Style], grouping: str, compare: str) -> Plot:
     """Bars of the compared metric for each bucket of test cases."""
     sizes = groups.unique(["bucket", "cases"], maintain_order=True)
-    ticks = [f"{shown(bucket)}<br>{cases:,} cases" for bucket, cases in sizes.select("bucket", "cases").iter_rows()]
+    ticks = [f"{_broken(bucket)}<br>{cases:,}" for bucket, cases in sizes.select("bucket", "cases").iter_rows()]
     places = dict(zip(sizes["bucket"], range(len(sizes)), strict=False))
     traces = []
     for (label,), own in groups.group_by("label", maintain_order=True):
@@ -225,10 +226,22 @@ def by_group(groups: pl.DataFrame, known: Mapping[str, Style], grouping: str, co
         told = [f"{shown(style.name)}<br>{shown(b)}, {cases:,} cases: {value:.4f}" for b, cases, value in cells]
         bars = {"x": [places[bucket] for bucket, *_ in cells], "y": [_number(value) for *_, value in cells]}
         traces.append(_trace(style, told, type="bar", marker={"color": style.color}, **bars))
-    numbers = {"tickmode": "array", "tickvals": list(range(len(ticks))), "ticktext": ticks}
-    layout = _layout(330, barmode="group", bargap=0.25, xaxis=_axis("", **numbers), yaxis=_axis(bare(compare)))
+    numbers = {"tickmode": "array", "tickvals": list(range(len(ticks))), "ticktext": ticks, "tickangle": 0}
+    layout = _layout(
+        330,
+        barmode="group",
+        bargap=0.25,
+        xaxis=_axis(f"{grouping}, and number of cases", **numbers),
+        yaxis=_axis(bare(compare)),
+    )
     text = "Mean over the test cases of a group, seeds averaged. Few cases make an uncertain bar."
     return Plot(f"{bare(compare)} by {grouping}", text, {"data": traces, "layout": layout}, 330)
+
+
+def _broken(bucket: str) -> str:
+    """A bucket's name, in two lines where it would meet its neighbour's on a phone."""
+    name = shown(bucket.replace(" to ", "–"))
+    return name if len(bucket) <= 10 else name.replace("–", "–<br>").replace(" ", "<br>", 1)
 
 
 def cost(rows: Sequence[Mapping[str, Any]], known: Mapping[str, Style], name: str) -> Plot | None:
@@ -242,9 +255,9 @@ def cost(rows: Sequence[Mapping[str, Any]], known: Mapping[str, Style], name: st
         bar = {"x": [_number(row[name])], "y": [place], "orientation": "h", "width": 0.36}
         told = f"{shown(style.name)}<br>{row[name]:,.5g} {COSTS[name]}"
         traces.append(_trace(style, [told], type="bar", marker={"color": style.color}, **bar))
-    height = ROW * len(rows) + 70
-    names = [f"{known[row['label']].name}: {row[name]:,.4g}" if row[name] < 1e4 else
-             f"{known[row['label']].name}: {row[name]:,.0f}" for row in rows]
+    height = ROW * len(rows) + 50
+    values = [f"{row[name]:,.4g}" if row[name] < 10_000 else f"{row[name]:,.0f}" for row in rows]
+    names = [f"{value}  {known[row['label']].name}" for value, row in zip(values, rows, strict=True)]
     layout = _layout(
         height,
         xaxis=_axis("", rangemode="tozero", nticks=6),
@@ -252,4 +265,5 @@ def cost(rows: Sequence[Mapping[str, Any]], known: Mapping[str, Style], name: st
         annotations=_names(names),
         barmode="overlay",
     )
-    return Plot(COSTS[name].capitalize(), "Mean over seeds; short is good.", {"data": traces, "layout": layout}, height)
+    title = COSTS[name][0].upper() + COSTS[name][1:]
+    return Plot(title, "Mean over seeds; short is good.", {"data": traces, "layout": layout}, height)

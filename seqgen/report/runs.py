@@ -51,6 +51,7 @@ class Run:
         device: Where it ran.
         num_items: Size of the catalogue.
         is_list: Whether it stands for the lists of another framework.
+        version: Of seqgen, torch and Python, with commit and device.
     """
 
     file: Path
@@ -70,6 +71,7 @@ class Run:
     device: str | None
     num_items: int | None
     is_list: bool = False
+    version: str | None = None
 
 
 Groups = dict[str, list[Run]]  # label -> the seeds of one setting
@@ -152,7 +154,17 @@ def _run(file: Path, place: str, results: dict[str, Any]) -> Run | LeftOut:
         history=history,
         device=results.get("device"),
         num_items=results["data"].get("num_items"),
+        version=_version(results),
     )
+
+
+def _version(results: dict[str, Any]) -> str | None:
+    version = results.get("version")
+    if not version:
+        return None
+    parts = [f"seqgen {version.get('seqgen')} {(version.get('commit') or '')[:7]}".strip()]
+    parts += [f"{name} {version[key]}" for key, name in (("torch", "torch"), ("python", "Python")) if key in version]
+    return ", ".join([*parts, *filter(None, [results.get("device")])])
 
 
 def _numbers(results: dict[str, Any]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = shutil.which("chromium")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 FLAGS = (
     "--headless",
@@ -40,7 +40,9 @@ class Browser:
     def ask(self, place: str, body: Any = None, method: str = "POST") -> Any:
         """Send a request of the session; what it answers."""
         data = json.dumps(body or {}).encode() if method == "POST" else None
-        request = urllib.request.Request(self.address + place, data, {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(
+            self.address + place, data, {"Content-Type": "application/json"}, method=method
+        )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=60) as answer:
             return json.load(answer)["value"]
@@ -64,10 +66,10 @@ class Browser:
         return [entry["message"] for entry in self.ask("/se/log", {"type": "browser"})]
 
     def requested(self) -> list[str]:
-        """Addresses of all requests since the last time, that of the page included."""
+        """Addresses of all requests of pages in files since the last time, those of the pages included."""
         messages = [json.loads(entry["message"])["message"] for entry in self.ask("/se/log", {"type": "performance"})]
         sent = [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
-        return [entry["request"]["url"] for entry in sent]
+        return [entry["request"]["url"] for entry in sent if entry["documentURL"].startswith("file:")]
 
     def picture(self, file: Path, *, whole: bool = True) -> None:
         """Write a screenshot, of the whole page or of what the window shows."""
