@@ -11,17 +11,18 @@ const config = {
 function colors() {
   const style = getComputedStyle(document.documentElement);
   const of = (name) => style.getPropertyValue(`--${name}`).trim();
-  return { ink: of("ink"), grid: of("grid"), soft: of("soft"), panel: of("panel") };
+  return { bg: of("bg"), ink: of("ink"), grid: of("grid"), soft: of("soft"), panel: of("panel") };
 }
 
 function themed(layout) {
-  const { ink, grid, soft, panel } = colors();
+  const { bg, ink, grid, soft, panel } = colors();
   const axis = { gridcolor: grid, linecolor: grid, zerolinecolor: soft, zerolinewidth: 1.5 };
   return {
     ...layout,
     font: { color: ink, size: 12, family: 'system-ui, -apple-system, "Segoe UI", sans-serif' },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
+    annotations: layout.annotations?.map((name) => ({ ...name, bgcolor: bg, borderpad: 1 })),
     hoverlabel: { bgcolor: panel, bordercolor: soft, font: { color: ink }, align: "left" },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: soft, activecolor: ink },
     dragmode: touch ? false : "zoom",

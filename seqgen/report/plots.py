@@ -5,6 +5,7 @@ Every text that plotly shows passes `shown`: it would read tags in it.
 
 import html
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,8 @@ COSTS = {
 DRAWN = ("train_epoch_s", "train_s", "peak_memory_mb", "peak_device_memory_mb", "energy_kj", "parameters")
 ROW = 38  # pixels of a bar or interval with its name above
 LONGEST = 44  # characters of a name within a plot on a phone; the whole name is in the legend
-WIDE = 20  # a time axis is logarithmic where its largest value is so many times its smallest
+NARROW = 8  # characters of a bucket's name beside four others on a phone
+WIDE = 20  # an axis of times or losses is logarithmic where its largest value is so many times its smallest
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,9 @@ def _trace(style: Style, hover: Sequence[str], **more: Any) -> dict[str, Any]:
 
 def _names(names: Iterable[str]) -> list[dict[str, Any]]:
     """Names above the rows of a plot, row 0 first: beside them they would take the width of a phone."""
-    short = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
+    short = [
+        name if len(name) <= LONGEST else f"{name[: LONGEST // 3]}…{name[1 - LONGEST * 2 // 3 :]}" for name in names
+    ]
     place = {"x": 0, "xref": "paper", "xanchor": "left", "yanchor": "bottom", "yshift": 8, "showarrow": False}
     return [{"text": shown(name), "y": row, "align": "left", **place} for row, name in enumerate(short)]
 
@@ -131,7 +135,11 @@ def forest(rows: Sequence[Mapping[str, Any]], known: Mapping[str, Style], compar
         marker = {"color": style.color, "size": 10, "symbol": style.symbol + ("" if sure else "-open")}
         ends = {"array": [_number(high - row["difference"])], "arrayminus": [_number(row["difference"] - low)]}
         error = {"type": "data", "symmetric": False, "color": style.color, "thickness": 2, "width": 4} | ends
-        point = {"x": [_number(row["difference"])], "y": [place], "marker": marker | {"line": {"width": 2}}}
+        point = {
+            "x": [_number(row["difference"])],
+            "y": [place],
+            "marker": marker | {"line": {"width": 2, "color": style.color}},
+        }
         traces.append(_trace(style, [told], type="scatter", mode="markers", error_x=error, **point))
     height = ROW * len(rows) + 64
     baseline = known[rows[0]["baseline"]].name if rows[0]["baseline"] in known else rows[0]["baseline"]
@@ -209,15 +217,19 @@ def learning(curves: pl.DataFrame, known: Mapping[str, Style], column: str, name
             area = {"x": x + x[::-1], "y": high + low[::-1], "fill": "toself", "fillcolor": f"{style.color}33"}
             look = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "type": "scatter"}
             bands.append({"name": shown(style.name), "meta": style.name} | area | look)
-    layout = _layout(340, xaxis=_axis("epoch"), yaxis=_axis(name))
-    text = "Line: mean of the seeds that reached the epoch; band: their least and greatest."
+    text, scale = "Line: mean of the seeds that reached the epoch; band: their least and greatest.", "linear"
+    if column == "train_loss":
+        text += " Losses of different objectives cannot be compared."
+        values = curves[column].to_list()
+        scale = "log" if min(values) > 0 and max(values) / min(values) > WIDE else "linear"
+    layout = _layout(340, xaxis=_axis("epoch"), yaxis=_axis(name, type=scale))
     return Plot(f"{name} by epoch", text, {"data": bands + lines, "layout": layout}, 340)
 
 
 def by_group(groups: pl.DataFrame, known: Mapping[str, Style], grouping: str, compare: str) -> Plot:
     """Bars of the compared metric for each bucket of test cases."""
     sizes = groups.unique(["bucket", "cases"], maintain_order=True)
-    ticks = [f"{_broken(bucket)}<br>{cases:,}" for bucket, cases in sizes.select("bucket", "cases").iter_rows()]
+    ticks = _ticks(sizes)
     places = dict(zip(sizes["bucket"], range(len(sizes)), strict=False))
     traces = []
     for (label,), own in groups.group_by("label", maintain_order=True):
@@ -238,10 +250,13 @@ def by_group(groups: pl.DataFrame, known: Mapping[str, Style], grouping: str, co
     return Plot(f"{bare(compare)} by {grouping}", text, {"data": traces, "layout": layout}, 330)
 
 
-def _broken(bucket: str) -> str:
-    """A bucket's name, in two lines where it would meet its neighbour's on a phone."""
-    name = shown(bucket.replace(" to ", "–"))
-    return name if len(bucket) <= 10 else name.replace("–", "–<br>").replace(" ", "<br>", 1)
+def _ticks(sizes: pl.DataFrame) -> list[str]:
+    """Names of buckets with their cases below, in short lines where they would meet on a phone."""
+    narrow = any(len(bucket) > NARROW for bucket in sizes["bucket"])
+    ends = [bucket.replace(" to ", "–\n" if narrow else "–").split("\n") for bucket in sizes["bucket"]]
+    lines = [[line for end in own for line in textwrap.wrap(end, 3 * NARROW)] for own in ends]
+    cases = sizes["cases"]
+    return ["<br>".join([*map(shown, own), f"{count:,}"]) for own, count in zip(lines, cases, strict=True)]
 
 
 def cost(rows: Sequence[Mapping[str, Any]], known: Mapping[str, Style], name: str) -> Plot | None:
