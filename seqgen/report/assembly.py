@@ -13,7 +13,7 @@ from seqgen.errors import UserError
 from seqgen.report.cases import Cases, by_bucket, gain, read_cases
 from seqgen.report.comparison import Comparison
 from seqgen.report.differences import Compared, compared, sentence
-from seqgen.report.lists import add_lists, read_lists
+from seqgen.report.lists import Lists, add_lists, read_lists
 from seqgen.report.published import published_beside
 from seqgen.report.rows import DEFAULT_METRICS, baselines, columns, differing, grouped
 from seqgen.report.runs import COSTS, Data, Groups, LeftOut, Run, find, of_data
@@ -75,12 +75,7 @@ def compute(
     metrics = columns(metrics, known) if metrics else usual
     groups = grouped(runs)
     differing(groups, notes)
-    given = read_lists(lists or {}, groups, notes)
-    cases: dict[Data, Cases | None] = {}
-    for data in dict.fromkeys(run.data for run in runs):
-        own = [entry for entry in given if entry.data == data]
-        cases[data] = read_cases(of_data(groups, data), needed=bool(own))
-        add_lists(own, groups, cases[data], list(known), compare, notes)
+    cases = _cases(runs, groups, read_lists(lists or {}, groups, notes), known, compare, notes)
     first = baselines(groups, baseline)
     found = {
         data: compared(of_data(groups, data), own, first.get(data), compare, samples=samples, seed=seed, notes=notes)
@@ -103,6 +98,18 @@ def compute(
         axes=axes,
         design=_design(groups, first, found),
     )
+
+
+def _cases(
+    runs: Sequence[Run], groups: Groups, given: Sequence[Lists], known: Iterable[str], compare: str, notes: list[str]
+) -> dict[Data, Cases | None]:
+    """The test cases of each data set; each of the given lists becomes one of the groups."""
+    cases: dict[Data, Cases | None] = {}
+    for data in dict.fromkeys(run.data for run in runs):
+        own = [entry for entry in given if entry.data == data]
+        cases[data] = read_cases(of_data(groups, data), needed=bool(own))
+        add_lists(own, groups, cases[data], known, compare, notes)
+    return cases
 
 
 def _summary(
