@@ -100,18 +100,6 @@ def compute(
     )
 
 
-def _cases(
-    runs: Sequence[Run], groups: Groups, given: Sequence[Lists], known: Iterable[str], compare: str, notes: list[str]
-) -> dict[Data, Cases | None]:
-    """The test cases of each data set; each of the given lists becomes one of the groups."""
-    cases: dict[Data, Cases | None] = {}
-    for data in dict.fromkeys(run.data for run in runs):
-        own = [entry for entry in given if entry.data == data]
-        cases[data] = read_cases(of_data(groups, data), needed=bool(own))
-        add_lists(own, groups, cases[data], known, compare, notes)
-    return cases
-
-
 def _summary(
     groups: Groups,
     metrics: Sequence[str],
@@ -207,6 +195,18 @@ def _curves(groups: Groups, monitor: str) -> pl.DataFrame:
                 shown = value if run.monitor == monitor else None
                 rows.append((run.data[0], label, run.seed[0], epoch, loss, shown))
     return pl.DataFrame(rows, schema=SCHEMAS["curves"], orient="row")
+
+
+def _cases(
+    runs: Sequence[Run], groups: Groups, given: Sequence[Lists], known: Iterable[str], compare: str, notes: list[str]
+) -> dict[Data, Cases | None]:
+    """The test cases of each data set; each of the given lists becomes one of the groups."""
+    cases: dict[Data, Cases | None] = {}
+    for data in dict.fromkeys(run.data for run in runs):
+        own = [entry for entry in given if entry.data == data]
+        cases[data] = read_cases(of_data(groups, data), needed=bool(own))
+        add_lists(own, groups, cases[data], known, compare, notes)
+    return cases
 
 
 def _by_group(cases: Mapping[Data, Cases | None], found: Mapping[Data, Compared]) -> pl.DataFrame:
