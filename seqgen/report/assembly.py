@@ -14,7 +14,7 @@ from seqgen.errors import UserError
 from seqgen.report.cases import Cases, by_bucket, gain, read_cases
 from seqgen.report.comparison import Comparison
 from seqgen.report.differences import Compared, compared, sentence
-from seqgen.report.lists import add_lists, read_lists
+from seqgen.report.lists import Lists, add_lists, read_lists
 from seqgen.report.published import published_beside
 from seqgen.report.rows import DEFAULT_METRICS, baselines, columns, differing, grouped
 from seqgen.report.runs import COSTS, Data, Groups, LeftOut, Run, find, of_data
@@ -76,12 +76,7 @@ def compute(
     metrics = columns(metrics, known) if metrics else usual
     groups = grouped(runs)
     differing(groups, notes)
-    given = read_lists(lists or {}, groups, notes)
-    cases: dict[Data, Cases | None] = {}
-    for data in dict.fromkeys(run.data for run in runs):
-        own = [entry for entry in given if entry.data == data]
-        cases[data] = read_cases(of_data(groups, data), needed=bool(own))
-        add_lists(own, groups, cases[data], list(known), compare, notes)
+    cases = _cases(runs, groups, read_lists(lists or {}, groups, notes), known, compare, notes)
     first = baselines(groups, baseline)
     found = {
         data: compared(of_data(groups, data), own, first.get(data), compare, samples=samples, seed=seed, notes=notes)
@@ -208,6 +203,18 @@ def _curves(groups: Groups, monitor: str) -> pl.DataFrame:
                 shown = value if run.monitor == monitor else None
                 rows.append((run.data[0], label, run.seed[0], epoch, loss, shown))
     return pl.DataFrame(rows, schema=SCHEMAS["curves"], orient="row")
+
+
+def _cases(
+    runs: Sequence[Run], groups: Groups, given: Sequence[Lists], known: Iterable[str], compare: str, notes: list[str]
+) -> dict[Data, Cases | None]:
+    """The test cases of each data set; each of the given lists becomes one of the groups."""
+    cases: dict[Data, Cases | None] = {}
+    for data in dict.fromkeys(run.data for run in runs):
+        own = [entry for entry in given if entry.data == data]
+        cases[data] = read_cases(of_data(groups, data), needed=bool(own))
+        add_lists(own, groups, cases[data], known, compare, notes)
+    return cases
 
 
 def _by_group(cases: Mapping[Data, Cases | None], found: Mapping[Data, Compared]) -> pl.DataFrame:

@@ -17,6 +17,7 @@ OURS = {
     "data.mask_seen": True,
     "data.min_user_interactions": 5,
     "data.min_item_interactions": 5,
+    "data.min_rating": None,
 }
 
 

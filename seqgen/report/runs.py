@@ -183,7 +183,7 @@ def _numbers(results: dict[str, Any]) -> dict[str, float]:
 
 def _protocol(config: dict[str, Any]) -> dict[str, Any]:
     data, metrics = config.get("data") or {}, config.get("metrics") or {}
-    keys = ("split", "mask_seen", "min_user_interactions", "min_item_interactions")
+    keys = ("split", "mask_seen", "min_user_interactions", "min_item_interactions", "min_rating")
     return {f"data.{key}": data.get(key) for key in keys} | {"metrics.k": metrics.get("k")}
 
 

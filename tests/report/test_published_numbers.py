@@ -40,6 +40,7 @@ def test_every_number_names_its_source_protocol_and_known_choices():
         ({"mask_seen": False}, {}, None),
         ({"split": "global_time"}, {}, None),
         ({"min_user_interactions": 10}, {}, None),
+        ({"min_rating": 4}, {}, None),
     ],
 )
 def test_a_number_stands_beside_the_row_of_its_choices_and_protocol(tmp_path, data, choices, beside):
