@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS := -n 2 --dist worksteal # each test process computes in one thread
 RUN := outputs/first_run/$(shell date +%Y-%m-%d_%H-%M-%S)
+SWEEP := outputs/sweep/$(shell date +%Y-%m-%d_%H-%M-%S)
 
-.PHONY: help setup run lint test test-fast format tables clean
+.PHONY: help setup run sweep lint test test-fast format tables clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -22,6 +23,12 @@ run: export OMP_NUM_THREADS = 1 # tensors this small gain nothing from a second 
 run: setup  ## train on generated data: two baselines, MQSA-TED and the oracle, side by side
 	$(BIN)/python -m seqgen.run -m model=popularity,transition,mqsa_ted,oracle task=first_run trainer.max_epochs=30 hydra.sweep.dir=$(RUN)
 	$(BIN)/python -m seqgen.report $(RUN)
+
+sweep: export OMP_NUM_THREADS = 1
+sweep: setup  ## compare two models with three kinds of attention, two seeds each, side by side; ends in a page
+	$(BIN)/python -m seqgen.run -m hydra/launcher=ray model=sasrec,mqsa_ted attention=softmax,multi_query,vae seed=1,2 task=sweep trainer.max_epochs=6 hydra.sweep.dir=$(SWEEP)
+	$(BIN)/python -m seqgen.report $(SWEEP) --html $(SWEEP)/report.html
+	@echo "Open $(SWEEP)/report.html in a browser."
 
 lint: setup  ## style and types
 	$(BIN)/ruff check .

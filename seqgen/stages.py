@@ -15,6 +15,7 @@ from seqgen.callbacks import LAST, PREVIOUS, AtomicCheckpointIO, Recorder, StepS
 from seqgen.check import monitors
 from seqgen.checkpoint import read_checkpoint
 from seqgen.data.datamodule import SequenceDataModule
+from seqgen.energy import EnergyMeter
 from seqgen.errors import UserError
 from seqgen.finite import StopAtNonFinite
 from seqgen.metric_table import METRICS, row_of
@@ -47,7 +48,7 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
         cfg,
         "trainer",
         logger=loggers or False,
-        callbacks=[StepSeed(cfg.seed), StopAtNonFinite(), Recorder(record), *callbacks, *shown],
+        callbacks=[StepSeed(cfg.seed), StopAtNonFinite(), EnergyMeter(record), Recorder(record), *callbacks, *shown],
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,  # the data module shards batches itself, without duplicates
     )

@@ -1,4 +1,4 @@
-"""The README's commands are commands: each composes and passes the checks."""
+"""The commands of the README and the Makefile are commands: each composes and passes the checks."""
 
 import json
 import re
@@ -12,7 +12,8 @@ from seqgen import config
 from seqgen.check import check
 
 README = (ROOT / "README.md").read_text()
-RUNS = sorted(set(re.findall(r"python -m seqgen\.run ([^`\n]*)", README)))
+MAKEFILE = re.sub(r"\$\((RUN|SWEEP)\)", "out", (ROOT / "Makefile").read_text())
+RUNS = sorted(set(re.findall(r"python -m seqgen\.run ([^`\n]*)", README + MAKEFILE)))
 
 
 def test_there_are_commands() -> None:

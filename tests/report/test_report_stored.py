@@ -4,7 +4,7 @@ import json
 
 import polars as pl
 import pytest
-from test_report import MODEL_A, MODEL_B, sentence_of, write_run
+from run_folders import MODEL_A, MODEL_B, sentence_of, write_run, write_two_runs
 
 from seqgen.report import report
 from seqgen.stored import add_runs, storable
@@ -25,9 +25,7 @@ def store(target, *folders, name="mine", cases=True, **more):
 
 @pytest.fixture
 def two_runs(tmp_path):
-    write_run(tmp_path / "0", **MODEL_A, ranks=[1, 2], metrics={"test/ndcg@10": 0.1})
-    write_run(tmp_path / "1", **MODEL_B, ranks=[1, 2], metrics={"test/ndcg@10": 0.1})
-    return tmp_path
+    return write_two_runs(tmp_path)
 
 
 def test_stored_runs_are_reported_as_the_runs_themselves(two_runs):
@@ -86,3 +84,12 @@ def test_broken_stored_runs_are_named(two_runs, tmp_path_factory):
     store(stored, two_runs / "0")
     (stored / "history.parquet").unlink()
     assert f"{stored / 'runs.jsonl'} is broken" in sentence_of(stored)
+
+
+def test_a_best_row_without_cases_leaves_the_others_unmarked(tmp_path):
+    better = write_run(tmp_path / "0", **MODEL_A, metrics={"test/ndcg@10": 0.9})
+    others = [write_run(tmp_path / f"{n}", **MODEL_B, seed=n, ranks=[3], metrics={"test/ndcg@10": 0.5}) for n in (1, 2)]
+    store(tmp_path / "stored", better, cases=False)
+    store(tmp_path / "stored", *others)
+    frame = report([tmp_path / "stored"])
+    assert frame.select("model", "best", "not_worse").rows() == [("a", True, False), ("b", False, False)]
