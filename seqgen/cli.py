@@ -31,13 +31,15 @@ def kept(task: Callable[[DictConfig], T], cfg: DictConfig) -> T | None:
         return None
 
 
-def _register_launcher() -> None:
-    """Make `hydra/launcher=ray` known also where the package is installed for editing, which Hydra does not search."""
+def _register_plugins() -> None:
+    """Make our launcher and sweeper known also where the package is installed for editing: Hydra searches none such."""
     from hydra.core.plugins import Plugins
 
+    from hydra_plugins.seqgen_optuna import OptunaSweeper
     from hydra_plugins.seqgen_ray import RayLauncher
 
     Plugins.instance().register(RayLauncher)
+    Plugins.instance().register(OptunaSweeper)
 
 
 def command(hydra_main: Callable[[], Any]) -> None:
@@ -46,7 +48,7 @@ def command(hydra_main: Callable[[], Any]) -> None:
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1" and "SEQGEN_SENTENCES" not in os.environ
     if not wants_trace:
         os.environ |= {"HYDRA_FULL_ERROR": "1", "SEQGEN_SENTENCES": "1"}
-    _register_launcher()
+    _register_plugins()
     try:
         hydra_main()
         if _failure:
