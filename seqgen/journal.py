@@ -134,7 +134,7 @@ class Journal:
             with _beating(job.folder / ALIVE):
                 outcome = run(job)
         except BaseException:
-            self.put_back(frozen, "Its worker was interrupted.")
+            self.put_back(frozen, None)
             raise
         results = outcome.results or {}
         value = best_of(results, self.study.monitor) if "history" in results else -math.inf
@@ -153,14 +153,18 @@ class Journal:
             self.storage.set_trial_user_attr(trial._trial_id, "error", error)
         self._tell(trial, "FAIL", None)
 
-    def put_back(self, trial: "FrozenTrial", why: str) -> None:
-        """Have a trial done again that ended through no fault of its settings, unless that happens each time."""
+    def put_back(self, trial: "FrozenTrial", why: str | None) -> None:
+        """Have a trial done again that ended without a result, unless that happens each time.
+
+        Args:
+            trial: The trial.
+            why: How it ended; None where it was interrupted on purpose, which does not count.
+        """
         times = trial.user_attrs.get("times", 1)
-        if times >= TIMES:
+        if why is not None and times >= TIMES:
             self.fail(trial, f"{why} So ended {times} attempts.")
-            return
-        if self._tell(trial, "FAIL", None):
-            self.optuna.enqueue_trial(trial.params, user_attrs={"times": times + 1})
+        elif self._tell(trial, "FAIL", None):
+            self.optuna.enqueue_trial(trial.params, user_attrs={"times": times + (why is not None)})
 
     def _tell(self, trial: "FrozenTrial", state: str, value: float | None) -> bool:
         """Whether it was still this trial's to end; another worker may have taken this one for dead."""

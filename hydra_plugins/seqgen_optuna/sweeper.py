@@ -4,9 +4,12 @@ The workers are `seqgen.tuning.work`: one in this process with the basic launche
 `hydra/launcher=ray`. The same command in another terminal, or on another machine that shares the folder, joins in.
 """
 
+import contextlib
 import math
+import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.plugins import Plugins
@@ -14,8 +17,6 @@ from hydra.core.utils import setup_globals
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
-
-from hydra_plugins.seqgen_ray.launcher import RayLauncher
 
 if TYPE_CHECKING:
     from seqgen.tuning import Best, Study
@@ -39,9 +40,12 @@ class OptunaSweeper(Sweeper):
         """Make the launcher, and keep what Hydra was told."""
         self.hydra = config.hydra
         self.whole = config
-        self.launcher = Plugins.instance().instantiate_launcher(
+        self.launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
+
+        # By name: Hydra's search for plugins may have imported the class a second time.
+        self.kind = type(self.launcher).__name__
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the study, or what is left of it.
@@ -64,10 +68,19 @@ class OptunaSweeper(Sweeper):
             flush=True,
         )
         watch = _Watch(study)
-        if isinstance(self.launcher, RayLauncher):
-            self._work_under_ray(study, watch, self.launcher)
-        else:
-            tuning.work(study, told=watch.look)
+        try:
+            if self.kind == "RayLauncher":
+                self._work_under_ray(study, watch)
+            else:
+                with _exit_at_sigterm():  # the trial that runs is put back, as at Ctrl-C
+                    tuning.work(study, told=watch.look)
+        except (KeyboardInterrupt, SystemExit) as end:
+            text = f"seqgen: stopped; the same command goes on with the study {study.name}"
+            if isinstance(end, KeyboardInterrupt):  # whose note the command line prints
+                end.add_note(text)
+            else:
+                print(text, file=sys.stderr)
+            raise
         watch.look()
         self._conclude(study, tuning.best(study))
 
@@ -80,10 +93,10 @@ class OptunaSweeper(Sweeper):
         if self.n_workers is not None and self.n_workers < 1:
             raise UserError(f"hydra.sweeper.n_workers={self.n_workers} must be at least 1.")
         environment = {}
-        if isinstance(self.launcher, RayLauncher):
+        if self.kind == "RayLauncher":
             threads = str(max(1, math.floor(self.launcher.num_cpus)))
             environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        elif type(self.launcher).__name__ != "BasicLauncher":
+        elif self.kind != "BasicLauncher":
             name = self.hydra.runtime.choices["hydra/launcher"]
             raise UserError(
                 f"hydra/launcher={name} starts jobs, not workers of a study; use hydra/launcher=ray, or start the "
@@ -94,14 +107,14 @@ class OptunaSweeper(Sweeper):
         told = [text for text in self.hydra.overrides.hydra if not text.startswith("hydra.mode=")]
         return study_of([*told, *arguments], environment=environment)
 
-    def _work_under_ray(self, study: "Study", watch: "_Watch", launcher: RayLauncher) -> None:
-        with launcher._ray() as ray:
+    def _work_under_ray(self, study: "Study", watch: "_Watch") -> None:
+        with self.launcher._ray() as ray:
             work_under_ray(
                 ray,
                 study,
                 n_workers=self.n_workers,
-                num_cpus=launcher.num_cpus,
-                num_gpus=launcher.num_gpus,
+                num_cpus=self.launcher.num_cpus,
+                num_gpus=self.launcher.num_gpus,
                 look=watch.look,
             )
 
@@ -132,6 +145,15 @@ class OptunaSweeper(Sweeper):
             f"Train and test it over seeds, which nothing has done yet:\n  {best.command}",
             flush=True,
         )
+
+
+@contextlib.contextmanager
+def _exit_at_sigterm() -> Iterator[None]:
+    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def work_under_ray(
@@ -198,13 +220,15 @@ class _Watch:
     """A line for each trial that has ended, whoever ran it."""
 
     def __init__(self, study: "Study") -> None:
+        from seqgen import tuning
         from seqgen.journal import Journal
 
         self.study, self.journal = study, Journal(study)
-        self.seen = {trial.number for trial in self.journal.trials() if trial.state.is_finished()}
+        there = self.journal.trials()
+        self.seen = {trial.number for trial in there if trial.state.is_finished()}
         self.started, self.before = time.monotonic(), len(self.seen)
-        if self.seen:
-            print(f"{len(self.seen)} trials are there already.", flush=True)
+        if finished := tuning.count(there).finished:
+            print(f"{finished} of them are there already.", flush=True)
 
     def look(self) -> None:
         from seqgen import space, tuning
