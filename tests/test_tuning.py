@@ -165,6 +165,7 @@ def test_an_interrupted_worker_puts_its_trial_back(tmp_path: Path) -> None:
     assert states(of) == ["FAIL", "WAITING"]
     tuning.work(of, run=finished)
     assert states(of) == ["FAIL", "COMPLETE"]
+    assert math.isnan(tuning.best(of).spread)
 
 
 def test_what_is_killed_each_time_fails_in_the_end(tmp_path: Path) -> None:
@@ -265,18 +266,3 @@ def test_a_hopeless_trial_is_pruned_and_is_on_record_as_what_it_is(tmp_path: Pat
     with pytest.raises(UserError, match="no finished run"):
         report([tmp_path], notes=notes)
     assert notes == [f"not in the table: {tmp_path / '2'}, {results['error']}"]
-
-
-@pytest.mark.slow
-def test_a_real_trial_is_a_run_without_a_test(tmp_path: Path) -> None:
-    fixed = ["model=sasrec", "trainer.max_epochs=1", *TINY, *QUIET]
-    of = study(tmp_path, n_trials=1, overrides=fixed, environment={"OMP_NUM_THREADS": "1"})
-    tuning.work(of)
-    results = read_results(tmp_path / "0")
-    assert results is not None
-    assert results["status"] == "finished"
-    assert results["config"]["test"] is False
-    found = tuning.best(of)
-    assert found.value == results["history"][0][METRIC]
-    assert math.isnan(found.spread)
-    assert f"optimizer.lr={results['config']['optimizer']['lr']}" in found.parameters
