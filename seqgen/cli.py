@@ -68,11 +68,13 @@ def _register_plugins() -> None:
     """Make ours known to Hydra also where the package is installed for editing, which Hydra does not search."""
     from hydra.core.plugins import Plugins
 
+    plugins = Plugins.instance()  # before ours, since it loads Hydra's own anew, of which ours are subclasses
     from hydra_plugins.seqgen_grid import GridSweeper
+    from hydra_plugins.seqgen_optuna import OptunaSweeper
     from hydra_plugins.seqgen_ray import RayLauncher
 
-    for plugin in (GridSweeper, RayLauncher):
-        Plugins.instance().register(plugin)
+    for plugin in (GridSweeper, OptunaSweeper, RayLauncher):
+        plugins.register(plugin)
 
 
 def command(hydra_main: Callable[[], Any]) -> None:

@@ -21,6 +21,10 @@ class SettingError(UserError):
     """
 
 
+class Pruned(UserError):
+    """A training that its study ended early. Nothing is wrong with it; it only has no end of its own."""
+
+
 @contextlib.contextmanager
 def argument(name: str) -> Iterator[None]:
     """Name the argument that a part was built from, where that part refuses one of its own settings.

@@ -24,6 +24,7 @@ import polars as pl
 
 import seqgen
 from seqgen.ending import Ending
+from seqgen.errors import Pruned
 from seqgen.settings import quoted
 
 FILE = "results.json"
@@ -165,6 +166,8 @@ def went(results: dict[str, Any], folder: Path) -> str:
         folder: Its folder.
     """
     status = results["status"]
+    if results.get("pruned"):
+        return str(results["error"])
     here = results.get("host") == socket.gethostname()
     if status == "running" and is_alive(results):
         return "running"
@@ -238,6 +241,10 @@ def recorded(record: RunRecord, sentence: Callable[[BaseException], str | None],
             yield
         record.update(status="finished", error=None)
         failed = False
+    except Pruned as end:
+        record.update(status="stopped", error=str(end), pruned=True)
+        failed = False
+        raise
     except (KeyboardInterrupt, SystemExit) as end:
         _stopped(record, stopped, end)
         raise

@@ -18,9 +18,11 @@ from seqgen.data.datamodule import SequenceDataModule
 from seqgen.energy import EnergyMeter
 from seqgen.errors import UserError
 from seqgen.finite import StopAtNonFinite
+from seqgen.journal import Reporter, place_of_trial
 from seqgen.metric_table import METRICS, row_of
 from seqgen.model.base import SequentialRecommender
 from seqgen.progress import Progress
+from seqgen.pruning import Pruning
 from seqgen.results import RunRecord
 from seqgen.settings import key_of
 
@@ -44,6 +46,9 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
     loggers = _built(cfg, "logger", Logger) if cfg.logger else []
     callbacks = _built(cfg, "callbacks", L.Callback) if cfg.callbacks and model.trainable else []
     shown = [Progress(record, monitor=cfg.monitor)] if cfg.trainer.get("enable_progress_bar") is not False else []
+    if model.trainable and (place := place_of_trial()):
+        reporter = Reporter(place) if record.write_file else None
+        callbacks.append(Pruning(record, reporter, monitor=cfg.monitor))
     trainer: L.Trainer = config.build(
         cfg,
         "trainer",
@@ -136,6 +141,9 @@ def fit(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data:
         finished = _prepare_resuming(cfg, trainer) if cfg.ckpt_path else None
         with config.settings_of(cfg, "model"):
             trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Pruning):
+                callback.refuse_the_rest()
         if cfg.callbacks and trainer.is_global_zero:
             if finished is not None:
                 AtomicCheckpointIO().save_checkpoint(finished, _last_checkpoint(cfg))
