@@ -238,5 +238,38 @@ def test_of_two_processes_whichever_is_told_to_stop_both_end_on_record(stopped: 
     assert json.loads((tmp_path / "results.json").read_text())["status"] == "stopped"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("killed", "early"), [("first", False), ("second", False), ("second", True)])
+def test_of_two_processes_whichever_is_killed_the_other_ends_on_record(
+    killed: str, early: bool, tmp_path: Path
+) -> None:
+    how = ["model=sasrec", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=100000"]
+    how += ["callbacks=checkpoints", f"hydra.run.dir={tmp_path}"]
+    line = [sys.executable, "-m", "seqgen.run", *TINY, *QUIET, *how]
+    run = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def second() -> int | None:
+        tasks = Path(f"/proc/{run.pid}/task").glob("*/children")
+        children = [int(pid) for task in tasks for pid in task.read_text().split()]
+        return next((pid for pid in children if b"train_ddp_process_1" in cmdline(pid)), None)
+
+    end = time.monotonic() + 60
+    while second() is None if early else not (tmp_path / "checkpoints/last.ckpt").is_file():
+        assert time.monotonic() < end
+        assert run.poll() is None
+        time.sleep(0.05)
+    other = second()
+    assert other is not None
+    os.kill({"first": run.pid, "second": other}[killed], signal.SIGKILL)
+    assert run.wait(timeout=60) != 0
+    end = time.monotonic() + 60
+    while Path(f"/proc/{other}").exists():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["status"] == "failed"
+    assert "rocess of this run was lost" in results["error"]
+
+
 def cmdline(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
