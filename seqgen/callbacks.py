@@ -22,7 +22,11 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 class StepSeed(L.Callback):
-    """Reseeds torch at each training step from (seed, epoch, step, rank), so that resuming needs counters only."""
+    """Reseeds torch at each training step from (seed, epoch, step), so that resuming needs counters only.
+
+    Of several processes each has a seed of its own, and one in common, for what is drawn for the whole batch: that of a
+    process alone.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -31,8 +35,11 @@ class StepSeed(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: SequenceBatch, batch_idx: int
     ) -> None:
         """Before any noise of the step is drawn."""
-        counters = (trainer.current_epoch, batch_idx, trainer.global_rank)
-        torch.manual_seed(hash((self.seed, *counters)))  # a tuple of integers hashes the same in every process
+        counters = (self.seed, trainer.current_epoch, batch_idx)
+        common, own = hash((*counters, 0)), hash((*counters, 1 + trainer.global_rank))  # the same in every process
+        torch.manual_seed(common if batch.whole is None else own)
+        if batch.whole is not None:
+            batch.whole.generator = torch.Generator(batch.targets.device).manual_seed(common)
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seqgen.config import CONFIG_DIR, composed, is_sweep, options
 from seqgen.errors import UserError, nearest, too_large
+from seqgen.launched import is_first
 from seqgen.settings import REFERRED_GROUPS, key_of
 
 T = TypeVar("T")
@@ -92,11 +93,11 @@ def command(hydra_main: Callable[[], Any]) -> None:
         text = sentence(error, sys.argv[1:])
         if wants_trace or text is None:
             raise
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if is_first():
             print(f"seqgen: {text}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if is_first():
             print("".join(getattr(error, "__notes__", ["seqgen: stopped before it began"])), file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 

@@ -2,20 +2,25 @@
 
 A process that waits for another in a collective runs no Python, so neither its signal handler nor its `finally`. The
 signal still reaches a thread here, by a pipe: it passes the word on to the first process, has the record written, and
-ends the process where it does not end by itself. A process whose parent is gone ends too.
+ends the process where it does not end by itself. A process whose parent is gone ends too, and so does the first one
+when another is lost (`watch_children`).
 """
 
 import contextlib
 import os
 import select
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 GRACE = 5.0  # seconds that a process of several has to end by itself
 LOOK = 1.0  # seconds between two looks at the parent
 STOPPING = (signal.SIGTERM, signal.SIGINT)
+_watched = threading.Event()  # this process has started others of its run
+_lost = threading.Event()  # one of which ended as nobody told it to
 
 
 class Ending:
@@ -33,8 +38,15 @@ class Ending:
         self.over = threading.Event()
         self.parent = os.getppid()
 
+    @property
+    def lost(self) -> bool:
+        """Whether the run ends since another of its processes was lost."""
+        return _lost.is_set()
+
     def __enter__(self) -> "Ending":
         """Begin to watch; only the main thread can."""
+        _watched.clear()
+        _lost.clear()
         if threading.current_thread() is not threading.main_thread():
             return self
         self.reader, self.writer = os.pipe()
@@ -61,7 +73,7 @@ class Ending:
             if orphaned or any(number in STOPPING for number in numbers):
                 self.signalled = True
                 self.stopped()
-                if _of_several():
+                if _of_several() or _watched.is_set():
                     self._end_soon(orphaned)
         os.close(self.reader)
         os.close(self.writer)
@@ -71,7 +83,37 @@ class Ending:
             with contextlib.suppress(OSError):
                 os.kill(self.parent, signal.SIGTERM)
         if not self.over.wait(0.0 if orphaned else GRACE):
+            if not _is_started_by_another():
+                lost = "a process of it was lost" if self.lost else "it was told to stop"
+                print(f"seqgen: the run was ended, since {lost}", file=sys.stderr, flush=True)
             os._exit(128 + signal.SIGTERM)
+
+
+def watch_children(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End this process in words when one that it has started for its run is lost, also while they find each other.
+
+    Lightning's own watch would kill this process, which leaves no last word.
+    """
+
+    def watch() -> None:
+        while any(process.poll() is None for process in processes):
+            if any(process.poll() for process in processes):
+                break
+            time.sleep(LOOK / 2)
+        codes = [code for process in processes if (code := process.poll())]
+        if not codes:
+            return
+        if all(code > 0 for code in codes):
+            time.sleep(GRACE)  # what failed there mostly fails here too, with a sentence of its own
+        if not {-number for number in STOPPING} & set(codes) and 128 + signal.SIGTERM not in codes:
+            _lost.set()
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    _watched.set()
+    threading.Thread(target=watch, name="children", daemon=True).start()
 
 
 def _of_several() -> bool:

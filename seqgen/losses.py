@@ -8,6 +8,7 @@ divided by `batch.normalizer`. Row 0 of the table is padding and no class of any
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +69,7 @@ def sample_negatives(batch: SequenceBatch, num_items: int, *, num_negatives: int
     """
     shape, device = (len(batch.targets), num_negatives), batch.targets.device
     if not exclude_seen:
-        return torch.randint(1, num_items + 1, shape, device=device)
+        return batch.draw(partial(torch.randint, 1, num_items + 1), shape)
     keys = torch.unique(batch.seen_rows * (num_items + 1) + batch.seen_items)
     row, item = keys // (num_items + 1), keys % (num_items + 1)
     num_seen = torch.bincount(row, minlength=len(batch))
@@ -77,7 +78,7 @@ def sample_negatives(batch: SequenceBatch, num_items: int, *, num_negatives: int
     num_unseen = (num_items - num_seen)[batch.target_rows]
     if len(num_unseen) and int(num_unseen.min()) == 0:
         raise SettingError("exclude_seen=true leaves no negative for a user who has seen every item; set it to false.")
-    draw = (torch.rand(shape, device=device, dtype=torch.float64) * num_unseen[:, None]).long()
+    draw = (batch.draw(torch.rand, shape, dtype=torch.float64) * num_unseen[:, None]).long()
     draw = torch.minimum(draw, num_unseen[:, None] - 1)
     # A row's own part of the sorted keys starts at row * (num_items + 1), which no value within a row reaches.
     offset = (batch.target_rows * (num_items + 1))[:, None]
@@ -87,7 +88,7 @@ def sample_negatives(batch: SequenceBatch, num_items: int, *, num_negatives: int
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """InfoNCE of paired rows against all others of a batch (`seqgen.numerics.info_nce`), with its weight.
+    """InfoNCE of paired rows against all others of the whole batch (`seqgen.numerics.info_nce`), with its weight.
 
     Args:
         weight: Weight in a model's objective; 0 leaves the contrast out.
@@ -116,8 +117,19 @@ class Contrast:
                 f"{LEAST_FOURIER_TEMPERATURE}; raise it, or set fourier_features=0."
             )
 
-    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """K sets of N rows and their partners, (K, N, D) each -> (K,)."""
-        if self.fourier_features:
-            return fourier_info_nce(first, second, self.temperature, self.fourier_features)
-        return info_nce(first, second, self.temperature)
+    def __call__(self, first: Tensor, second: Tensor, batch: SequenceBatch, normalizer: float) -> Tensor:
+        """The sum over this process's rows divided by the normalizer, (K,).
+
+        Args:
+            first: K sets of N rows, (K, N, D).
+            second: Their partners, (K, N, D).
+            batch: Where it is a slice, the rows of the other processes are among those that a row is told from.
+            normalizer: Number of rows of the whole batch, divided by the number of processes.
+        """
+        among, generator = batch.whole is not None, batch.generator
+        if not self.fourier_features:
+            value = info_nce(first, second, self.temperature, gather=among)
+        else:
+            how = (self.temperature, self.fourier_features)
+            value = fourier_info_nce(first, second, *how, gather=among, generator=generator)
+        return value * (first.shape[1] / normalizer)

@@ -4,12 +4,15 @@ N rows, I columns (items, or rows again), D width
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from seqgen import collectives
 
 # Logits held at once: on a CPU what its caches hold, on a GPU enough to keep it busy.
 CHUNK_CPU, CHUNK_GPU = 2**20, 2**26
@@ -80,7 +83,7 @@ class _WeightedLogSumExp(torch.autograd.Function):
         return grad * grad_hidden, grad * grad_table, None
 
 
-def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+def info_nce(first: Tensor, second: Tensor, temperature: float, *, gather: bool = False) -> Tensor:
     """InfoNCE (NT-Xent) of paired rows: each of the 2N rows against all others, its partner being the right one.
 
     loss = mean over i of [ log sum_{j != i} exp(z_i . z_j / tau) - z_i . z_pair(i) / tau ],  z = rows of length 1
@@ -92,16 +95,32 @@ def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         first: K independent sets of N rows, (K, N, D).
         second: Their partners, (K, N, D).
         temperature: tau.
+        gather: The others are those of all processes; the mean is over the rows of this one.
 
     Returns:
         (K,)
     """
+    count = first.shape[1]
     rows = F.normalize(full_precision(torch.cat([first, second], dim=1)), dim=-1) / temperature**0.5
-    loss: Tensor = _InfoNCE.apply(rows)
+    own = [slice(0, 2 * count)]
+    if gather:
+        whole, mine = collectives.gathered(torch.cat(rows.split(count, dim=1)))
+        total = whole.shape[1]
+        rows = torch.cat(whole.chunk(2), dim=1)  # first of all processes, then second of all
+        own = [mine, slice(total + mine.start, total + mine.stop)]
+    loss: Tensor = _InfoNCE.apply(rows, own)
     return loss
 
 
-def fourier_info_nce(first: Tensor, second: Tensor, temperature: float, features: int) -> Tensor:
+def fourier_info_nce(
+    first: Tensor,
+    second: Tensor,
+    temperature: float,
+    features: int,
+    *,
+    gather: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """`info_nce` with its denominator estimated from random Fourier features: time and memory grow with N, not N^2.
 
     exp(u . v / tau) = exp(1 / tau) E[cos(w . (u - v))] for rows of length 1 and w ~ N(0, 1 / tau) (Rahimi and Recht,
@@ -114,6 +133,8 @@ def fourier_info_nce(first: Tensor, second: Tensor, temperature: float, features
         second: Their partners, (K, N, D).
         temperature: tau.
         features: Random directions, drawn anew at each call.
+        gather: The others are those of all processes; the mean is over the rows of this one.
+        generator: Of the directions, which must be the same in all processes; None takes torch's own.
 
     Returns:
         (K,)
@@ -121,43 +142,54 @@ def fourier_info_nce(first: Tensor, second: Tensor, temperature: float, features
     with torch.autocast(first.device.type, enabled=False):
         first, second = (F.normalize(full_precision(x), dim=-1) for x in (first, second))
         rows = torch.cat([first, second], dim=1)
-        spread = torch.randn(rows.shape[-1], features, device=rows.device, dtype=rows.dtype) / temperature**0.5
-        angle = rows @ spread
+        how: Any = {"device": rows.device, "dtype": rows.dtype, "generator": generator}
+        angle = rows @ (torch.randn(rows.shape[-1], features, **how) / temperature**0.5)
         waves = torch.cat([angle.cos(), angle.sin()], dim=-1)  # (K, 2N, 2 features)
-        others = (waves * waves.sum(1, keepdim=True)).sum(-1) / features - 1.0
+        everyone, count = waves.sum(1, keepdim=True), rows.shape[1]
+        if gather:
+            everyone = collectives.summed(everyone)
+            count = int(collectives.summed(torch.tensor(count, device=rows.device)))
+        others = (waves * everyone).sum(-1) / features - 1.0
         # Below what the least similar rows could sum up to, the estimate is noise.
-        least = (others.shape[1] - 1) * math.exp(-2.0 / temperature)
+        least = (count - 1) * math.exp(-2.0 / temperature)
         partners = (first * second).sum(-1).mean(1) / temperature
         return (others.clamp(min=least).log() + 1.0 / temperature).mean(1) - partners
 
 
 class _InfoNCE(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, own: list[slice]) -> Tensor:
+        """The mean over the rows of `own`, which holds of each pair both or none."""
         count, half = rows.shape[1], rows.shape[1] // 2
         budget = CHUNK_CPU if rows.device.type == "cpu" else CHUNK_GPU
         size = max(LEAST_ROWS, budget // count)
         partner = rows.roll(half, 1)
-        losses, grads = [], torch.empty_like(rows)
+        losses, grads, mine = [], torch.zeros_like(rows), sum(part.stop - part.start for part in own)
         with torch.autocast(rows.device.type, enabled=False):
             for z, pair, grad in zip(rows, partner, grads, strict=True):
-                torch.mul(pair, -2.0, out=grad)
-                total = -(z * pair).sum()
-                for start in range(0, count, size):
-                    chunk = slice(start, start + size)
+                for part in own:
+                    torch.mul(pair[part], -2.0, out=grad[part])
+                total = -sum((z[part] * pair[part]).sum() for part in own)
+                for chunk in _chunks(own, size):
                     logits = z[chunk] @ z.T
-                    logits.diagonal(start).fill_(float("-inf"))
+                    logits.diagonal(chunk.start).fill_(float("-inf"))
                     largest = logits.amax(dim=1)
                     probability = torch.softmax(logits, dim=1, out=logits)
                     total += (largest - probability.amax(dim=1).log()).sum()
                     grad[chunk].addmm_(probability, z)
                     grad.addmm_(probability.T, z[chunk])
-                losses.append(total / count)
-        ctx.save_for_backward(grads.div_(count))
+                losses.append(total / mine)
+        ctx.save_for_backward(grads.div_(mine))
         return torch.stack(losses)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (grads,) = ctx.saved_tensors
-        return grad[:, None, None] * grads
+        return grad[:, None, None] * grads, None
+
+
+def _chunks(parts: list[slice], size: int) -> Iterator[slice]:
+    for part in parts:
+        for start in range(part.start, part.stop, size):
+            yield slice(start, min(start + size, part.stop))

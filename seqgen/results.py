@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from seqgen.errors import Pruned
 from seqgen.settings import quoted
 
 FILE = "results.json"
+LOST = "A process of this run was lost: killed, perhaps for its memory, or failed, as its own output says."
 # What does not change a run's outcome is not part of its identity.
 NOT_IDENTITY = (
     *("paths", "logger", "print_config", "tags", "task", "ckpt_path"),
@@ -92,6 +94,19 @@ class RunRecord:
             with replacing(self.folder / FILE) as beside:
                 beside.write_text(json.dumps(_finite(self.content), indent=1, allow_nan=False))
 
+    def bereaved(self) -> None:
+        """Put on record, in a process that does not write, that the first one was killed before it could."""
+        there = None if self.write_file else read_results(self.folder)
+        if there is None or there.get("status") != "running" or there.get("host") != socket.gethostname():
+            return
+        deadline = time.monotonic() + 1.0  # a process that is being killed closes its connections first
+        while is_alive(there):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.05)
+        with replacing(self.folder / FILE) as beside:
+            beside.write_text(json.dumps(there | {"status": "failed", "error": LOST}, indent=1, allow_nan=False))
+
     def identify(self, fingerprint: str) -> None:
         """Set the run's id, from its configuration and its data."""
         self.update(run_id=run_id(self.content["config"], fingerprint))
@@ -155,6 +170,9 @@ def is_alive(results: dict[str, Any]) -> bool:
         return False
     except OSError:  # it is there, and somebody else's
         return True
+    with contextlib.suppress(OSError, IndexError):  # not Linux
+        # Killed, and its parent has not looked yet.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 
@@ -234,8 +252,15 @@ def recorded(record: RunRecord, sentence: Callable[[BaseException], str | None],
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     wandb_run = _wandb_run()
     failed = True
-    stopped = {"status": "stopped", "error": "The run was interrupted."}
-    ending = Ending(lambda: record.update(**stopped))
+
+    def stopped() -> None:
+        if ending.lost:
+            record.update(status="failed", error=LOST)
+        else:
+            record.update(status="stopped", error="The run was interrupted.")
+        record.bereaved()
+
+    ending = Ending(stopped)
     try:
         with ending:
             yield
@@ -246,14 +271,17 @@ def recorded(record: RunRecord, sentence: Callable[[BaseException], str | None],
         failed = False
         raise
     except (KeyboardInterrupt, SystemExit) as end:
-        _stopped(record, stopped, end)
+        stopped()
+        _say_stopped(record, end)
         raise
     except BaseException as error:
         if ending.signalled:  # what is lost in its wake, such as the other processes, is no failure
-            _stopped(record, stopped, error)
+            stopped()
+            _say_stopped(record, error)
             raise SystemExit(128 + signal.SIGTERM) from error
         text = sentence(error) or f"{type(error).__name__}: {error}"
         record.update(status="failed", error=text)
+        record.bereaved()
         if announce and record.write_file:
             print(f"seqgen: {' '.join(record.content['overrides'])}: {text}", file=sys.stderr)
         raise
@@ -267,9 +295,9 @@ def recorded(record: RunRecord, sentence: Callable[[BaseException], str | None],
         os.environ.update(environment)
 
 
-def _stopped(record: RunRecord, stopped: dict[str, str], end: BaseException) -> None:
-    record.update(**stopped)
-    text = f"seqgen: stopped after {record.content['epochs']} epochs{_again(record.folder)}"  # no stop: it is copied
+def _say_stopped(record: RunRecord, end: BaseException) -> None:
+    lost = "a process was lost" if record.content["error"] == LOST else "stopped"
+    text = f"seqgen: {lost} after {record.content['epochs']} epochs{_again(record.folder)}"  # no stop: it is copied
     if isinstance(end, KeyboardInterrupt):  # which a command line prints with what it was told, and nothing else
         end.add_note(text)
     elif record.write_file:

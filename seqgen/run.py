@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from seqgen import cli, config, explain
+from seqgen import cli, config, explain, launched
 from seqgen.check import check, check_folder, check_shape, drop_unused
+from seqgen.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported inside `run`, so that --help and tab completion answer at once
     from seqgen.data.datamodule import SequenceDataModule
@@ -65,7 +66,7 @@ def run(cfg: DictConfig) -> RunResult:
 
     summary.quiet()
     started = time.perf_counter()
-    first = getattr(rank_zero_only, "rank", 0) == 0
+    first = getattr(rank_zero_only, "rank", 0) == 0 and launched.is_first()
     check_shape(cfg)
     drop_unused(cfg)
     if first:
@@ -132,6 +133,10 @@ def main() -> None:
         from seqgen.resume import with_choices
 
         sys.argv[1:] = with_choices(sys.argv[1:])
+    try:
+        sys.argv[1:] = launched.completed(sys.argv[1:])
+    except UserError as error:
+        launched.refused(error)
     sys.argv[1:] = cli.for_each_job(sys.argv[1:])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a log that is followed shows each line at once

@@ -8,13 +8,18 @@ from typing import Any
 import pytorch_lightning as L
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
+from pytorch_lightning.strategies.launchers import (
+    _MultiProcessingLauncher,
+    _SubprocessScriptLauncher,
+    subprocess_script,
+)
 
 from seqgen import config, resume, summary
 from seqgen.callbacks import LAST, PREVIOUS, AtomicCheckpointIO, Recorder, StepSeed
 from seqgen.check import monitors
 from seqgen.checkpoint import read_checkpoint
 from seqgen.data.datamodule import SequenceDataModule
+from seqgen.ending import watch_children
 from seqgen.energy import EnergyMeter
 from seqgen.errors import UserError
 from seqgen.finite import StopAtNonFinite
@@ -68,6 +73,7 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
             "--multirun with several devices would start the whole sweep again in every process; use "
             "trainer.devices=1, and several devices in single runs only."
         )
+    subprocess_script._launch_process_observer = watch_children  # type: ignore[assignment]  # Lightning has no hook
     record.update(device=summary.device_name(trainer))
     parameters = record.content["parameters"]
     for logger in loggers:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,17 +36,20 @@ def test_each_step_has_noise_of_its_own_that_depends_on_its_counters_alone() -> 
         current_epoch = 0
         global_rank = 0
 
-    def noise(seed: int, step: int, **counters: int) -> float:
-        trainer = Trainer()
+    def noise(seed: int, step: int, whole: Any = None, **counters: int) -> float:
+        trainer, batch = Trainer(), SimpleNamespace(whole=whole, targets=torch.zeros(1))
         for name, value in counters.items():
             setattr(trainer, name, value)
-        callbacks.StepSeed(seed).on_train_batch_start(trainer, None, None, step)  # type: ignore[arg-type]
+        callbacks.StepSeed(seed).on_train_batch_start(trainer, None, batch, step)  # type: ignore[arg-type]
         return torch.rand(()).item()
 
-    first = noise(1, 0)
-    others = [noise(2, 0), noise(1, 1), noise(1, 0, current_epoch=1), noise(1, 0, global_rank=1)]
+    first, wholes = noise(1, 0), [SimpleNamespace() for _ in range(2)]
+    others = [noise(2, 0), noise(1, 1), noise(1, 0, current_epoch=1)]
+    of_processes = [noise(1, 0, whole, global_rank=rank) for rank, whole in enumerate(wholes)]
     assert noise(1, 0) == first
-    assert len({first, *others}) == 5
+    assert len({first, *others, *of_processes}) == 6
+    # What is drawn for the whole batch is the same in all of them, and in one process alone.
+    assert [torch.rand((), generator=whole.generator).item() for whole in wholes] == [first, first]
 
 
 def test_peak_memory_starts_anew() -> None:

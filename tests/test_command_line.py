@@ -18,36 +18,37 @@ from conftest import QUIET, ROOT, TINY
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_rank_as_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("processes", "model"),
+    [
+        (2, ["model=sasrec", "loss=bce"]),
+        (2, ["model=cddrec", "model.hidden_dim=16", "model.decoder.dropout=0"]),
+        (4, ["model=cddrec", "model.hidden_dim=16", "model.decoder.dropout=0"]),
+    ],
+)
+def test_several_processes_train_and_rank_as_one(processes: int, model: list[str], tmp_path: Path) -> None:
+    # 59 users in batches of 16: in the last one the processes have slices of different sizes.
     still = ["attention.dropout=0", "model.dropout=0", "trainer.max_epochs=2", "trainer.accelerator=cpu"]
+    still += ["data.source.num_users=59", *model]
     one = start(tmp_path / "one", *still)
-    shown = command(
-        *("seqgen.run", *TINY, *QUIET, *still, "trainer=ddp", "trainer.devices=2", f"hydra.run.dir={tmp_path}/two"),
-        cwd=ROOT,
-    )
+    several = ["trainer=ddp", f"trainer.devices={processes}", f"hydra.run.dir={tmp_path}/several"]
+    shown = command("seqgen.run", *TINY, *QUIET, *still, *several, cwd=ROOT)
     assert shown.returncode == 0, shown.stderr
-    two = json.loads((tmp_path / "two/results.json").read_text())
-    for ours, theirs in zip(one["history"], two["history"], strict=True):
-        assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
-    ranks = [pl.read_parquet(tmp_path / name / "ranks.parquet") for name in ("one", "two")]
+    results = json.loads((tmp_path / "several/results.json").read_text())
+    for ours, theirs in zip(one["history"], results["history"], strict=True):
+        parts = [name for name in ours if name.startswith("train/")]
+        assert {name: theirs[name] for name in parts} == pytest.approx({name: ours[name] for name in parts}, rel=1e-5)
+    ranks = [pl.read_parquet(tmp_path / name / "ranks.parquet") for name in ("one", "several")]
     assert ranks[0]["user"].to_list() == ranks[1]["user"].to_list()
     same = (ranks[0]["rank"] == ranks[1]["rank"]).mean()
     assert same > 0.95  # weights differ in the last bits, which may swap two neighbours
 
 
 @pytest.mark.slow
-def test_cddrec_trains_in_two_processes(tmp_path: Path) -> None:
+def test_cddrec_with_views_trains_in_two_processes(tmp_path: Path) -> None:
+    views = ["model.views.crop=0.6", "model.views.mask=0.3", "model.views.reorder=0.6", "model.augmented_weight=1"]
     shown = command(
-        *(
-            "seqgen.run",
-            *TINY,
-            *QUIET,
-            "model=cddrec",
-            "model.hidden_dim=16",
-            "model.views.crop=0.6",
-            "model.views.mask=0.3",
-            "model.views.reorder=0.6",
-        ),
+        *("seqgen.run", *TINY, *QUIET, "model=cddrec", "model.hidden_dim=16", *views),
         *("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=2"),
         f"hydra.run.dir={tmp_path}",
         cwd=ROOT,
@@ -56,7 +57,6 @@ def test_cddrec_trains_in_two_processes(tmp_path: Path) -> None:
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["history"][1]["train/loss"] < results["history"][0]["train/loss"]
     assert all(math.isfinite(value) for epoch in results["history"] for value in epoch.values())
-    assert pl.read_parquet(tmp_path / "ranks.parquet")["user"].to_list() == list(range(60))
 
 
 @pytest.mark.slow
@@ -236,6 +236,39 @@ def test_of_two_processes_whichever_is_told_to_stop_both_end_on_record(stopped: 
         assert time.monotonic() < end
         time.sleep(0.1)
     assert json.loads((tmp_path / "results.json").read_text())["status"] == "stopped"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("killed", "early"), [("first", False), ("second", False), ("second", True)])
+def test_of_two_processes_whichever_is_killed_the_other_ends_on_record(
+    killed: str, early: bool, tmp_path: Path
+) -> None:
+    how = ["model=sasrec", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=100000"]
+    how += ["callbacks=checkpoints", f"hydra.run.dir={tmp_path}"]
+    line = [sys.executable, "-m", "seqgen.run", *TINY, *QUIET, *how]
+    run = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def second() -> int | None:
+        tasks = Path(f"/proc/{run.pid}/task").glob("*/children")
+        children = [int(pid) for task in tasks for pid in task.read_text().split()]
+        return next((pid for pid in children if b"train_ddp_process_1" in cmdline(pid)), None)
+
+    end = time.monotonic() + 60
+    while second() is None if early else not (tmp_path / "checkpoints/last.ckpt").is_file():
+        assert time.monotonic() < end
+        assert run.poll() is None
+        time.sleep(0.05)
+    other = second()
+    assert other is not None
+    os.kill({"first": run.pid, "second": other}[killed], signal.SIGKILL)
+    assert run.wait(timeout=60) != 0
+    end = time.monotonic() + 60
+    while Path(f"/proc/{other}").exists():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["status"] == "failed"
+    assert "rocess of this run was lost" in results["error"]
 
 
 def cmdline(pid: int) -> bytes:

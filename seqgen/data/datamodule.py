@@ -15,7 +15,7 @@ from seqgen.data.cache import Prepared
 from seqgen.data.catalog import Catalog
 from seqgen.data.prepare import Filters, Repeats, prepare
 from seqgen.data.ragged import Sequences, count_transitions, ragged
-from seqgen.data.sequences import SequenceBatch, evaluation_batch, training_batch
+from seqgen.data.sequences import SequenceBatch, evaluation_batch, sliced, training_batch
 from seqgen.data.sources import Source
 from seqgen.data.split import (
     TIME_SHARES,
@@ -303,8 +303,9 @@ class _Batches(Dataset[SequenceBatch]):
         batch = training_batch(self.sequences, self.cases, mine, max_len=self.max_len)
         if self.world == 1:
             return batch
-        lengths = self.cases.stop[index] - self.cases.start[index] - 1
-        return replace(batch, normalizer=float(lengths.clamp(max=self.max_len).sum()) / self.world)
+        lengths = (self.cases.stop[index] - self.cases.start[index] - 1).clamp(max=self.max_len)
+        whole = sliced(lengths, self.rank, self.world)
+        return replace(batch, normalizer=whole.targets / self.world, whole=whole)
 
 
 def _as_is(batch: Any) -> Any:

@@ -7,6 +7,7 @@ holds rows of similar length, cut to their own longest, so that little padding i
 cost, never the result.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -33,7 +34,7 @@ class _Movable:
             value = getattr(self, part.name)
             if isinstance(value, tuple):
                 moved[part.name] = tuple(move(v) for v in value)
-            elif isinstance(value, Tensor):
+            elif isinstance(value, Tensor | _Movable):
                 moved[part.name] = move(value)
         return replace(self, **moved)  # type: ignore[type-var]
 
@@ -56,6 +57,27 @@ class Group(_Movable):
 
 
 @dataclass(kw_only=True)
+class Whole(_Movable):
+    """The batch of all processes together, of which one of several has a slice.
+
+    Attributes:
+        rows: Number of its rows.
+        targets: Number of its targets.
+        row_place: Place of each row of the slice, in the order of the groups, among all rows in that order, (B,).
+        place: Place of each target of the slice among all targets in the order of the groups, (N,).
+        processes: Number of slices.
+        generator: Of what is drawn for the whole batch, seeded alike in all processes; None is torch's own.
+    """
+
+    rows: int
+    targets: int
+    row_place: Tensor
+    place: Tensor
+    processes: int
+    generator: torch.Generator | None = None
+
+
+@dataclass(kw_only=True)
 class SequenceBatch(_Movable):
     """A batch: input sequences in groups, what is to be predicted, and what the user has seen.
 
@@ -70,6 +92,7 @@ class SequenceBatch(_Movable):
         seen_items: (S,).
         normalizer: Number of targets of the whole batch over all processes, divided by their number: a loss is the sum
             over this process's targets divided by it, so that any number of processes gives the same training.
+        whole: Of a training batch that is one process's slice, what it is a slice of.
     """
 
     groups: tuple[Group, ...]
@@ -80,10 +103,33 @@ class SequenceBatch(_Movable):
     seen_rows: Tensor
     seen_items: Tensor
     normalizer: float
+    whole: Whole | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.users)
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """Of what is drawn for the whole batch, the same in all processes; None is torch's own."""
+        return self.whole.generator if self.whole else None
+
+    def draw(self, sample: Callable[..., Tensor], shape: Sequence[int], *, dim: int = 0, **how: Any) -> Tensor:
+        """Random values of the targets; what a target is given does not depend on the number of processes.
+
+        Each process draws for the whole batch, and takes its own.
+
+        Args:
+            sample: Such as `torch.rand`.
+            shape: Of the result.
+            dim: Where in the shape the targets are.
+            how: What else `sample` takes.
+        """
+        how["device"] = self.targets.device
+        if self.whole is None:
+            return sample(shape, **how)
+        everyone = [*shape[:dim], self.whole.targets, *shape[dim + 1 :]]
+        return sample(everyone, generator=self.whole.generator, **how).index_select(dim, self.whole.place)
 
     def rows(self, start: int, stop: int) -> "SequenceBatch":
         """Some consecutive rows of an evaluation batch, which has one target a row."""
@@ -133,14 +179,18 @@ def one_target(batch: SequenceBatch) -> SequenceBatch:
     """Each sequence of a training batch cut after a random position, whose next item is its one target.
 
     For a model that reads the whole sequence at every position and must not be trained on what it has read. Then
-    `flat_index` and `inputs()` are of the positions that have a target, not of all real ones. The mean is over the rows
-    of this process: with several, each weighs the same whatever its share of a last, smaller batch.
+    `flat_index` and `inputs()` are of the positions that have a target, not of all real ones.
     """
+    whole, normalizer = batch.whole, float(max(len(batch), 1))
+    if whole is not None:
+        whole = replace(whole, targets=whole.rows, place=whole.row_place)
+        normalizer = whole.rows / whole.processes
+    points = replace(batch, whole=whole).draw(torch.rand, (len(batch),)).split([len(g.rows) for g in batch.groups])
     groups, targets, start = [], [], 0
-    for group in batch.groups:
+    for group, point in zip(batch.groups, points, strict=True):
         count, columns = group.items.shape
         device = group.lengths.device
-        lengths = 1 + (torch.rand(count, device=device) * group.lengths).long().clamp(max=group.lengths - 1)
+        lengths = 1 + (point * group.lengths).long().clamp(max=group.lengths - 1)
         first = start + group.lengths.cumsum(0) - group.lengths  # targets lie row by row
         targets.append(batch.targets[first + lengths - 1])
         items = group.items * (torch.arange(columns, device=device) < lengths[:, None])
@@ -149,9 +199,24 @@ def one_target(batch: SequenceBatch) -> SequenceBatch:
         start += len(group.flat_index)
     rows = _concat([group.rows for group in groups], batch.targets.device)
     flat_targets = _concat(targets, batch.targets.device)
-    return replace(
-        batch, groups=tuple(groups), targets=flat_targets, target_rows=rows, normalizer=float(max(len(rows), 1))
-    )
+    parts: Any = {"groups": tuple(groups), "targets": flat_targets, "target_rows": rows}
+    return replace(batch, **parts, normalizer=normalizer, whole=whole)
+
+
+def sliced(lengths: Tensor, rank: int, processes: int) -> Whole:
+    """What a process's slice of a training batch, every so many rows, is a slice of.
+
+    Args:
+        lengths: Number of targets of each row of the whole batch, (B,).
+        rank: Of the process; its slice begins with the row of this number.
+        processes: Number of slices.
+    """
+    order = torch.cat(_similar_lengths(lengths))
+    row_place = (order % processes == rank).nonzero()[:, 0]
+    count = lengths[order]
+    first = count.cumsum(0) - count
+    _, place = ragged(first[row_place], count[row_place])
+    return Whole(rows=len(lengths), targets=int(count.sum()), row_place=row_place, place=place, processes=processes)
 
 
 def evaluation_batch(

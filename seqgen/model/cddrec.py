@@ -18,7 +18,7 @@ Where we leave the reference code (github.com/YuWang-1024/CDDRec):
 - Its decoder runs self-attention across the users of a batch, so a recommendation depends on who else is in the batch;
   ours attends to the user's own past, with the step in the query, as the paper has it.
 - All T steps share one context and are decoded in one call; `steps_per_batch` draws some of them, unbiased.
-- Its contrast covers padding, and the self term; ours covers real positions only (of the rows of one process).
+- Its contrast covers padding, and the self term; ours covers real positions only, those of all processes.
 - Where it shuffles a sequence, positions inside the span may have seen their own target; ours learn nothing there.
 - Its second cross-divergence, of the augmented view, weighs positions by item id; ours (`augmented_weight`) does not.
 - It adds noise at test time and ranks seen items at score 0; ours is deterministic unless `inference.noise` is on, and
@@ -34,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqgen import collectives
 from seqgen.attention import Aux, Auxiliary, SequenceMask
 from seqgen.data.augment import Views
 from seqgen.data.sequences import Group, SequenceBatch
@@ -213,55 +214,67 @@ class CDDRec(EncodedRecommender):
 
     # The objective.
 
-    def draw_steps(self) -> tuple[Tensor, Tensor]:
-        """Steps of a batch and their weights, both (K,): the weighted sum over them is sum_t 1/t L_t in expectation."""
+    def draw_steps(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Steps of a batch and their weights, both (K,): the weighted sum over them is sum_t 1/t L_t in expectation.
+
+        Args:
+            generator: Of the draw, which all processes have to share; None takes torch's own.
+        """
         steps = torch.arange(1, self.diffusion.num_steps + 1, device=self.device)
         weights = 1 / steps.double()
         if self.steps_per_batch is None:
             return steps, weights.float()
         # Evenly spaced points with one random shift: each step comes as often as its weight says, and they spread out.
-        points = torch.arange(self.steps_per_batch, device=self.device) + torch.rand((), device=self.device).double()
+        shift = torch.rand((), device=self.device, generator=generator).double()
+        points = torch.arange(self.steps_per_batch, device=self.device) + shift
         drawn = torch.searchsorted(weights.cumsum(0) / weights.sum(), points / self.steps_per_batch)
         each = weights.sum().float() / self.steps_per_batch
         return drawn.clamp(max=len(steps) - 1) + 1, each.expand(self.steps_per_batch)
 
     def loss(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Cross-divergence, in-view and cross-view contrast, and the auxiliary losses of the attention."""
-        steps, weights = self.draw_steps()
+        steps, weights = self.draw_steps(batch.generator)
         losses, parts = self.step_losses(batch, steps)
-        scale = weights * len(batch.targets) / batch.normalizer
         lambdas = {"cross_divergence": 1.0, "augmented": self.augmented_weight}
         for name, values in losses.items():
-            parts[name] = Auxiliary((scale * values).sum(), lambdas.get(name, self.contrast.weight))
+            parts[name] = Auxiliary((weights * values).sum(), lambdas.get(name, self.contrast.weight))
         return self.weighted(parts)
 
     def step_losses(self, batch: SequenceBatch, steps: Tensor) -> tuple[dict[str, Tensor], Aux]:
-        """Each part of the objective at each of the steps, (K,), mean over the targets; the attention's own losses."""
+        """Each part of the objective at each of the steps, (K,), and the attention's own losses.
+
+        A part is the mean over the targets; of a slice of a batch its sum, divided as `SequenceBatch.normalizer` says.
+        """
         table, x_t = self.embedding.item.weight, None
         if self.chain:
             # No gradient: items would grow until no noise could hide them.
             given = table[batch.targets].detach().expand(len(steps), -1, -1)
-            x_t = self.diffusion.q_sample(given, steps, torch.randn_like(given))
+            x_t = self.diffusion.q_sample(given, steps, _noise(batch, given))
         decoded, parts = of_groups(batch, lambda group, start: self._decode(group, start, steps, x_t))
         negatives = sample_negatives(batch, self.num_items, num_negatives=1, exclude_seen=self.exclude_seen)[:, 0]
         clean = torch.stack([rows_of(table, batch.targets), rows_of(table, negatives)])  # (2, N, D)
         mean = torch.cat([one.mean for one in decoded], dim=1)
-        prediction = self._draw(mean, steps)
+        prediction = self._draw(mean, steps, _noise(batch, mean))
         positive = clean[0].expand_as(mean)
         if self.noisy_targets:
-            positive = self.diffusion.q_sample(positive, steps, torch.randn_like(mean))
+            positive = self.diffusion.q_sample(positive, steps, _noise(batch, mean))
 
-        losses = {"cross_divergence": self._divergence(prediction, mean, positive, clean, steps)}
+        share = mean.shape[1] / batch.normalizer
+        losses = {"cross_divergence": share * self._divergence(prediction, mean, positive, clean, steps)}
         if self.contrast.weight:
-            losses["in_view"] = self.contrast(prediction, positive)
+            losses["in_view"] = self.contrast(prediction, positive, batch, batch.normalizer)
         if self.views:
             augmented = torch.cat([one.augmented for one in decoded if one.augmented is not None], dim=1)
             partner = torch.cat([one.partner for one in decoded if one.partner is not None])
-            other = self._draw(augmented, steps)
+            other = self._draw(augmented, steps, torch.randn_like(augmented))
+            count = float(len(partner))  # the mean is over the partners that all processes have
+            if batch.whole is not None:
+                count = float(collectives.summed(partner.new_tensor(len(partner)))) / batch.whole.processes
             if self.contrast.weight:
-                losses["cross_view"] = self.contrast(prediction[:, partner], other)
+                losses["cross_view"] = self.contrast(prediction[:, partner], other, batch, count)
             if self.augmented_weight:
-                losses["augmented"] = self._divergence(other, augmented, positive[:, partner], clean[:, partner], steps)
+                own = self._divergence(other, augmented, positive[:, partner], clean[:, partner], steps)
+                losses["augmented"] = len(partner) / count * own
         return losses, parts
 
     def _decode(self, group: Group, start: int, steps: Tensor, x_t: Tensor | None) -> tuple[_Decoded, Aux]:
@@ -285,8 +298,8 @@ class CDDRec(EncodedRecommender):
         augmented = self.decoder(context, past, steps, of_targets(view.columns))[:, row, column]
         return _Decoded(mean, augmented, before[row] + view.columns[row, column]), aux
 
-    def _draw(self, mean: Tensor, steps: Tensor) -> Tensor:
-        return mean + self.deviation(steps)[:, None, None].to(mean.dtype) * torch.randn_like(mean)
+    def _draw(self, mean: Tensor, steps: Tensor, noise: Tensor) -> Tensor:
+        return mean + self.deviation(steps)[:, None, None].to(mean.dtype) * noise
 
     def _divergence(self, prediction: Tensor, mean: Tensor, positive: Tensor, clean: Tensor, steps: Tensor) -> Tensor:
         """Of each step, (K,); predictions, means and positives (K, N, D), clean targets and negatives (2, N, D)."""
@@ -297,3 +310,8 @@ class CDDRec(EncodedRecommender):
             deviation = self.deviation(steps)
             good, bad = (-self.diffusion.divergence(full_precision(mean), deviation, x_0, steps) for x_0 in clean)
         return (F.softplus(-good) + F.softplus(bad)).mean(1)
+
+
+def _noise(batch: SequenceBatch, like: Tensor) -> Tensor:
+    """Standard normal noise of the targets, (K, N, D)."""
+    return batch.draw(torch.randn, like.shape, dim=1, dtype=like.dtype)

@@ -2,14 +2,14 @@
 
 import random
 from collections import Counter
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from itertools import chain
 
 import pytest
 import torch
 
 from seqgen.data.ragged import Cases, Sequences, count_transitions, ragged
-from seqgen.data.sequences import evaluation_batch, one_target, training_batch
+from seqgen.data.sequences import evaluation_batch, one_target, sliced, training_batch
 from seqgen.data.split import leave_one_out
 
 
@@ -227,6 +227,34 @@ def test_one_target_is_cut_evenly_over_all_positions():
         assert counts[0] == 0
         assert len(counts) == length  # never the whole history, whose last item has no next
         assert ((counts[1:] - expected).abs() < 5 * expected**0.5 + 1e-9).all()
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+@pytest.mark.parametrize("one", [False, True])
+def test_what_is_drawn_for_a_target_does_not_depend_on_the_number_of_processes(processes, one):
+    histories = make_histories(0, shortest=2)
+    sequences = flat(histories)
+    cases, index = leave_one_out(sequences, held_out=0), torch.randperm(len(histories))
+    lengths = (cases.stop[index] - cases.start[index] - 1).clamp(max=10)
+
+    def drawn(rank, count):
+        batch = training_batch(sequences, cases, index[rank::count], max_len=10)
+        if count > 1:
+            whole = sliced(lengths, rank, count)
+            batch = replace(batch, whole=whole, normalizer=whole.targets / count)
+        torch.manual_seed(3)
+        batch = one_target(batch) if one else batch
+        torch.manual_seed(4)
+        values = batch.draw(torch.rand, (2, len(batch.targets), 3), dim=1).transpose(0, 1)
+        users = batch.users[batch.target_rows].tolist()
+        shares = count * batch.normalizer  # of all slices together
+        return sorted(zip(users, batch.targets.tolist(), values.tolist(), strict=True)), shares
+
+    whole, total = drawn(0, 1)
+    slices = [drawn(rank, processes) for rank in range(processes)]
+    assert sorted(case for cases, _ in slices for case in cases) == whole
+    assert total == len(whole)
+    assert all(shares == pytest.approx(total) for _, shares in slices)
 
 
 def test_one_target_of_no_row():

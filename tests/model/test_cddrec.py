@@ -38,12 +38,17 @@ def first_batch(data):
 
 def silent(monkeypatch):
     """No noise in targets and predictions."""
-    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    constant(monkeypatch, torch.zeros)
 
 
 def unit(monkeypatch):
     """All noise is one, so that its weights show."""
-    monkeypatch.setattr(torch, "randn_like", torch.ones_like)
+    constant(monkeypatch, torch.ones)
+
+
+def constant(monkeypatch, values):
+    monkeypatch.setattr(torch, "randn_like", lambda like: values(like.shape))
+    monkeypatch.setattr("seqgen.model.cddrec._noise", lambda batch, like: values(like.shape))
 
 
 @pytest.mark.parametrize("time_in", ["query", "memory", "both"])

@@ -1,0 +1,50 @@
+"""A comparison in W&B, read back from the file of an offline run; the sweep file."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+import yaml
+from conftest import ROOT
+
+from seqgen import config
+from seqgen.report_wandb import log_comparison
+
+
+def test_the_tables_of_a_comparison_are_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    curves = {"data": ["toys"] * 4, "label": ["a", "a", "b", "b"], "seed": [1] * 4, "epoch": [0, 1, 0, 1]}
+    comparison = SimpleNamespace(
+        summary=pl.DataFrame({"data": ["toys", "toys"], "model": ["a", "b"], "test/ndcg@10": [0.25, None]}),
+        curves=pl.DataFrame(curves | {"train_loss": [2.0] * 4, "value": [0.1, 0.2, 0.3, None]}),
+        groups=pl.DataFrame(schema={"data": pl.String}),
+        compare="test/ndcg@10",
+        monitor="val/ndcg@10",
+    )
+    log_comparison(comparison, "seqgen")
+    run = next(tmp_path.glob("wandb/offline-run-*"))
+    tables = {
+        file.name.split("_")[0]: json.loads(file.read_text()) for file in run.glob("files/media/table/report/*.json")
+    }
+    assert tables["summary"]["data"] == [["toys", "a", 0.25], ["toys", "b", None]]
+    assert tables["summary"]["columns"] == ["data", "model", "test/ndcg@10"]
+    assert len(tables["curves"]["data"]) == 4
+    assert "groups" not in tables
+    recorded = b"".join(file.read_bytes() for file in run.glob("*.wandb"))
+    assert b"report/curves/toys" in recorded
+    assert b"val/ndcg@10 on toys, mean over seeds" in recorded
+
+
+def test_the_sweep_file_gives_command_lines_that_compose(tmp_path: Path) -> None:
+    sweep = yaml.safe_load((ROOT / "examples/wandb_sweep.yaml").read_text())
+    assert sweep["command"][-1] == "${args_no_hyphens}"
+    given = [text for text in sweep["command"] if "=" in text]
+    for name, parameter in sweep["parameters"].items():
+        given.append(f"{name}={parameter.get('value', (parameter.get('values') or [parameter.get('min')])[0])}")
+    cfg = config.compose(given, output_dir=tmp_path)
+    assert cfg.monitor == sweep["metric"]["name"]
+    assert cfg.optimizer.lr == sweep["parameters"]["optimizer.lr"]["min"]
