@@ -7,6 +7,7 @@ from seqgen.completion import complete, wants_completion
 
 COMMANDS = {
     "run": "train, evaluate and record; -m sweeps",
+    "compare": "tune models alike, run them over seeds, report",
     "report": "compare finished runs",
     "data": "look at a data set",
     "diagnose": "what a trained model does inside",

@@ -186,6 +186,7 @@ class Recorder(L.Callback):
         self.epoch_s: list[float] = []
         self.epoch_cpu_s: list[float] = []
         self.targets = self.rows = 0
+        self.validate_s: float | None = None  # of the newest validation
         self.evaluate_s = 0.0
         self.started = self.paused = (0.0, 0.0)
 
@@ -230,6 +231,7 @@ class Recorder(L.Callback):
             self.record.update(metrics=self.validated)
         if trainer.training:
             now = _clocks(trainer)
+            self.validate_s = now[0] - self.paused[0]
             self.started = (
                 self.started[0] + now[0] - self.paused[0],
                 self.started[1] + now[1] - self.paused[1],
@@ -290,6 +292,7 @@ class Recorder(L.Callback):
         timing = {**self.record.content["timing"], **more}
         if self.epoch_s:
             timing |= {"train_epoch_s": self.epoch_s, "train_epoch_cpu_s": self.epoch_cpu_s}
+            timing |= {} if self.validate_s is None else {"validate_s": self.validate_s}
             timing["train_targets_per_s"] = self.targets / sum(self.epoch_s)
             timing["train_sequences_per_s"] = self.rows / sum(self.epoch_s)
         return {"timing": timing, "peak_memory_mb": peak_memory_mb(gpu=_on_gpu(trainer))}

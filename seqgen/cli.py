@@ -70,11 +70,12 @@ def _register_plugins() -> None:
     from hydra.core.plugins import Plugins
 
     plugins = Plugins.instance()  # before ours, since it loads Hydra's own anew, of which ours are subclasses
+    from hydra_plugins.seqgen_compare import CompareSweeper
     from hydra_plugins.seqgen_grid import GridSweeper
     from hydra_plugins.seqgen_optuna import OptunaSweeper
     from hydra_plugins.seqgen_ray import RayLauncher
 
-    for plugin in (GridSweeper, OptunaSweeper, RayLauncher):
+    for plugin in (CompareSweeper, GridSweeper, OptunaSweeper, RayLauncher):
         plugins.register(plugin)
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from seqgen.errors import UserError
@@ -80,7 +80,7 @@ def carry_out_all(
     outcomes: dict[int, Outcome] = {}
     with SweepView(jobs, monitor) as view:
         waiting = {run.remote(job): job for job in jobs}
-        try:
+        with cancelling(ray, waiting, view.say):
             while waiting:
                 done, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL)
                 view.look()
@@ -91,10 +91,23 @@ def carry_out_all(
                     except ray.exceptions.RayError:  # the task's own process died, or its machine
                         outcomes[job.number] = outcome(job.folder, None)
                     view.ended(job, outcomes[job.number])
-        except (KeyboardInterrupt, SystemExit):
-            for reference in waiting:
-                ray.cancel(reference)  # interrupts those that run, which stop their jobs
-            view.say(f"Stopping {len(waiting)} jobs that have not ended.")
-            ray.wait(list(waiting), num_returns=len(waiting), timeout=2 * POLL + GRACE)
-            raise
     return [outcomes[job.number] for job in jobs]
+
+
+@contextlib.contextmanager
+def cancelling(ray: Any, waiting: Collection[Any], say: Callable[[str], None]) -> Iterator[None]:
+    """Where the context is interrupted, stop the tasks that are waited for, and let them stop their jobs.
+
+    Args:
+        ray: The package, initialised.
+        waiting: References of tasks, those that have ended taken out.
+        say: Prints.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        for reference in waiting:
+            ray.cancel(reference)
+        say(f"Stopping {len(waiting)} jobs that have not ended.")
+        ray.wait(list(waiting), num_returns=len(waiting), timeout=2 * POLL + GRACE) if waiting else None
+        raise
