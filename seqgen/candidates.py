@@ -50,25 +50,28 @@ def place(name: str, data: str) -> str:
     return "/".join(re.sub(r"[^\w.+=-]+", "_", part) for part in (data, name))
 
 
-def names(jobs: Sequence[Sequence[str]], swept: Sequence[str]) -> list[tuple[str, str]]:
+def names(
+    jobs: Sequence[Sequence[str]], swept: Sequence[str], choices: Sequence[tuple[str, str]]
+) -> list[tuple[str, str]]:
     """The name and the data set of each candidate, from what the comparison goes through.
 
     Args:
         jobs: Overrides of each.
         swept: Keys that the comparison goes through.
+        choices: Model and data set of each.
 
     Raises:
         UserError: Two candidates on one data set cannot be told apart.
     """
     found = []
-    for job in jobs:
+    for job, (model, data_set) in zip(jobs, choices, strict=True):
         values = {key_of(text): text.partition("=")[2] for text in job}
         said = {key: values[key] for key in swept if key in values}
         of_data = [key for key in said if key == "data" or _of_data(key)]
-        data = [values.get("data", ""), *(f"{key}={said[key]}" for key in of_data if key != "data")]
+        data = [data_set, *(f"{key}={said[key]}" for key in of_data if key != "data")]
         bare = [value if key in ("model", "attention", "experiment") else f"{key}={value}"
                 for key, value in said.items() if key not in of_data]  # fmt: skip
-        found.append(("-".join(bare), " ".join(data)))
+        found.append(("-".join(bare) or model, " ".join(data)))
     if len(set(found)) < len(found):
         twice = next(pair for pair in found if found.count(pair) > 1)
         raise UserError(f"{' on '.join(twice)} is listed twice; leave one out.")

@@ -18,5 +18,5 @@ def _hydra_main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = cli.for_each_job(["-m", *sys.argv[1:]])[1:]  # it always goes through what is listed
+    sys.argv[1:] = cli.for_each_job(["--multirun", *sys.argv[1:]])
     explain.command("compare", _hydra_main)

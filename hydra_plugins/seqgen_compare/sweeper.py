@@ -88,9 +88,11 @@ class CompareSweeper(GridSweeper):
         asked = list(self.split_arguments(grid, None)[0])
         swept = swept_keys(asked)
         planned = self._usable(asked, swept)
+        chosen: list[Any] = [job.config.hydra.runtime.choices for job in planned]
+        called = names([job.overrides for job in planned], swept, [(c.model, c.data) for c in chosen])
         candidates = [
             self._candidate(job.overrides, job.config, name, folder, searched, environment)
-            for job, name in zip(planned, names([job.overrides for job in planned], swept), strict=True)
+            for job, name in zip(planned, called, strict=True)
         ]
         refuse_unequal(candidates)
         return Plan(
@@ -133,7 +135,7 @@ class CompareSweeper(GridSweeper):
         passed_on = [text for text in self.config.hydra.overrides.hydra if text.startswith("hydra.searchpath=")]
         choices: Any = composed.hydra.runtime.choices
         study = None
-        if told.trials and choices.get("model") in config.options(SEARCH):
+        if told.trials > 0 and choices.get("model") in config.options(SEARCH):
             of_study = [
                 f"{SEARCH}={choices.model}",
                 f"hydra.sweep.dir='{folder / TUNING / place(*name)}'",
@@ -158,8 +160,13 @@ def _divided(parsed: Sequence[Override]) -> tuple[list[int], list[Override], lis
             if not all(text.isdigit() for text in texts):
                 raise UserError(f"{override.input_line} must list whole numbers, such as seed=1,2,3.")
             seeds = [int(text) for text in texts]
-        elif override.is_sweep_override() and not (isinstance(value, ChoiceSweep) and value.simple_form):
+        elif override.is_sweep_override() and not _lists_candidates(value):
             searched.append(str(override.input_line))
         else:
             grid.append(override)
     return seeds, grid, searched
+
+
+def _lists_candidates(value: Any) -> bool:
+    """Whether a sweep is a simple list, or the list of one value that `seqgen.cli.for_each_job` makes."""
+    return isinstance(value, ChoiceSweep) and (value.simple_form or len(value.list) == 1)
