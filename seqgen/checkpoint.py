@@ -16,6 +16,23 @@ if TYPE_CHECKING:
     from seqgen.model.base import SequentialRecommender
 
 
+# What each of our checkpoints holds, by the names of its parts; a run's record and what training goes on from may lack.
+FORM: dict[str, type] = {
+    "seqgen.model": str,
+    "seqgen.catalog.fingerprint": str,
+    "seqgen.catalog.num_items": int,
+    "state_dict": dict,
+    "epoch": int,
+    "record.choices": dict,
+    "record.overrides": list,
+    "record.history": list,
+    "loops.fit_loop.epoch_progress.current": dict,
+    "optimizer_states": list,
+    "callbacks": dict,
+}
+MAY_LACK = ("record", "loops", "optimizer_states", "callbacks")
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint of ours, once its checksums are right: tensors and plain containers, which execute nothing.
 
@@ -34,9 +51,26 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as a checkpoint; it is cut off, or no checkpoint.") from error
     if altered is not None:
         raise UserError(f"{path} was altered after it was written: the checksum of its part {altered} is wrong.")
-    if "seqgen" not in checkpoint:
+    if not isinstance(checkpoint, dict) or "seqgen" not in checkpoint:
         raise UserError(f"{path} is a checkpoint that seqgen did not write.")
+    _check_form(checkpoint, path)
     return checkpoint
+
+
+def _check_form(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Refuse a file that says it is ours and lacks what all of ours hold.
+
+    Raises:
+        UserError: Names the part.
+    """
+    for place, kind in FORM.items():
+        part: Any = checkpoint
+        for name in place.split("."):
+            part = part.get(name) if isinstance(part, dict) else None
+        first = place.partition(".")[0]
+        absent = first in MAY_LACK and first not in checkpoint
+        if not absent and not isinstance(part, kind):
+            raise UserError(f"{path} is no whole checkpoint: its part {place} is missing or of another form.")
 
 
 def load(path: str | Path, *, trust: Collection[str] = ()) -> "SequentialRecommender":

@@ -273,6 +273,8 @@ def recorded(record: RunRecord, sentence: Callable[[BaseException], str | None],
     except (KeyboardInterrupt, SystemExit) as end:
         stopped()
         _say_stopped(record, end)
+        if isinstance(end, SystemExit) and isinstance(end.__context__, KeyboardInterrupt):  # Lightning exits with 1
+            raise SystemExit(128 + signal.SIGINT) from end
         raise
     except BaseException as error:
         if ending.signalled:  # what is lost in its wake, such as the other processes, is no failure

@@ -248,7 +248,7 @@ def refuse_unresumable(checkpoint: dict[str, Any], path: str) -> None:
     Raises:
         UserError: It holds weights alone, or was written in the middle of an epoch.
     """
-    if "optimizer_states" not in checkpoint:
+    if not checkpoint.get("optimizer_states") or "record" not in checkpoint:
         raise UserError(f"ckpt_path={path} holds weights alone; resume from last.ckpt, or test it with train=false.")
     progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
     if progress["ready"] != progress["processed"]:

@@ -1,7 +1,8 @@
 """The stages of a run that Lightning carries out: the trainer, the fit, the test."""
 
+import contextlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def fit(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data:
     """
     if model.trainable:
         finished = _prepare_resuming(cfg, trainer) if cfg.ckpt_path else None
-        with config.settings_of(cfg, "model"):
+        with config.settings_of(cfg, "model"), _validated():
             trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Pruning):
@@ -163,6 +164,20 @@ def fit(cfg: DictConfig, trainer: L.Trainer, model: SequentialRecommender, data:
     trainer.validate(model, datamodule=data, verbose=False)
     if cfg.callbacks and not cfg.trainer.fast_dev_run:
         trainer.save_checkpoint(_last_checkpoint(cfg))
+
+
+@contextlib.contextmanager
+def _validated() -> Iterator[None]:
+    """Say in words that a training ended before anything was validated, which early stopping waits for."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):
+            raise
+        raise UserError(
+            "Training ended before its first validation, so no epoch could be chosen; raise trainer.max_steps, or "
+            "validate more often (trainer.check_val_every_n_epoch)."
+        ) from error
 
 
 def _last_checkpoint(cfg: DictConfig) -> Path:

@@ -190,6 +190,8 @@ WHEN_BUILT = [
     ("data.min_item_interactions=999", "no interaction is left after filtering"),
     ("data=ml1m data.source.url=null paths.data_dir=/nowhere", "needs the file /nowhere/ml-1m/ratings.dat"),
     ("optimizer.lr=-1", "optimizer or scheduler: Invalid learning rate"),
+    ("optimizer.lr=0", "optimizer.lr=0 trains nothing"),
+    ("model=sasrec trainer.max_steps=1", "Training ended before its first validation"),
     ("optimizer._target_=torch.optim.SparseAdam", "optimizer=SparseAdam takes sparse gradients only"),
     ("trainer.accelerator=abacus", "trainer: "),
     (

@@ -1,6 +1,7 @@
 """A checkpoint alone gives its model again, and builds nothing that it should not."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 import seqgen
 from seqgen import config
-from seqgen.checkpoint import read_checkpoint
+from seqgen.checkpoint import FORM, MAY_LACK, read_checkpoint
 from seqgen.data.catalog import Catalog
 from seqgen.data.sequences import SequenceBatch
 from seqgen.diagnose import diagnose
@@ -107,10 +108,10 @@ def test_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"theirs\.ckpt is a checkpoint that seqgen did not write"):
         seqgen.load(tmp_path / "theirs.ckpt")
     torch.save({"seqgen": {"config": {}}, "state_dict": {}}, tmp_path / "bare.ckpt")
-    with pytest.raises(UserError, match=r"bare\.ckpt holds no configuration, so no run wrote it"):
+    with pytest.raises(UserError, match=r"bare\.ckpt is no whole checkpoint: its part seqgen\.model is missing"):
         seqgen.load(tmp_path / "bare.ckpt")
     torch.save({"seqgen": {"config": {"model": {}}, "catalog": {"size": 3}}}, tmp_path / "old.ckpt")
-    with pytest.raises(UserError, match=r"old\.ckpt holds no catalogue that this version of seqgen reads"):
+    with pytest.raises(UserError, match=r"old\.ckpt is no whole checkpoint: its part seqgen\.model is missing"):
         seqgen.load(tmp_path / "old.ckpt")
 
 
@@ -210,3 +211,27 @@ def test_a_run_builds_nothing_out_of_the_checkpoint_it_is_given(
     with pytest.raises(UserError, match=r"^logger\._target_=os\.system is none of the parts that seqgen builds"):
         start(tmp_path, "model=sasrec", "model.hidden_dim=16", "trainer.max_epochs=2", f"ckpt_path={path}", *overrides)
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return start(tmp_path_factory.mktemp("written"), "model=sasrec", *SMALL)
+
+
+@pytest.mark.parametrize("missing", [True, False])
+@pytest.mark.parametrize("part", FORM)
+def test_a_file_of_another_form_is_one_sentence(part: str, missing: bool, written: Path, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(str(written))
+    node, names = checkpoint, part.split(".")
+    for name in names[:-1]:
+        node = node[name]
+    if missing:
+        del node[names[-1]]
+    else:
+        node[names[-1]] = None
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    if missing and part in MAY_LACK:
+        read_checkpoint(tmp_path / "other.ckpt")
+        return
+    with pytest.raises(UserError, match=rf"other\.ckpt is no whole checkpoint: its part {re.escape(part)} is missing"):
+        read_checkpoint(tmp_path / "other.ckpt")

@@ -19,7 +19,7 @@ from seqgen.data.datamodule import SequenceDataModule
 from seqgen.data.ids import MissingIds, cleaned
 from seqgen.data.sources import Source
 from seqgen.data.table import COMPRESSED, ENDINGS, NAMES, SEPARATOR_NAMES, SEPARATORS, Table, ending
-from seqgen.errors import SettingError
+from seqgen.errors import SettingError, UserError
 
 TimeUnit = Literal["s", "ms", "us", "ns", "order"]
 
@@ -198,7 +198,12 @@ def _natural(file: Path) -> tuple[list[tuple[int, str]], str]:
 
 def _items(log: Table) -> pl.DataFrame:
     """The categories that an item bears anywhere in the log."""
-    pairs = log.scan("item", "category").select("item_id", categories=pl.col("category").cast(pl.String))
+    raw = log.scan("item", "category")
+    if isinstance(raw.collect_schema()["category"], pl.List | pl.Array):
+        raw = raw.explode("category")
+    if raw.collect_schema()["category"].is_nested():
+        raise UserError(f"{log.files[0]} has a category column of nested values; give texts, or lists of texts.")
+    pairs = raw.select("item_id", categories=pl.col("category").cast(pl.String))
     if pairs.collect_schema()["item_id"] == pl.String:
         pairs = pairs.with_columns(cleaned(pl.col("item_id")))
     known = pairs.unique().drop_nulls().group_by("item_id").agg(pl.col("categories").sort())

@@ -213,6 +213,8 @@ class SequentialRecommender(L.LightningModule):
         assert self.make_optimizer is not None
         try:
             optimizer = self.make_optimizer(self.parameters())
+            if not any(group["lr"] for group in optimizer.param_groups):
+                raise UserError("optimizer.lr=0 trains nothing; raise it, or set train=false.")
             if isinstance(optimizer, torch.optim.SparseAdam):
                 raise UserError("optimizer=SparseAdam takes sparse gradients only, which no model here has; use adam.")
             if self.make_scheduler is None:

@@ -89,6 +89,19 @@ def test_low_ratings_are_dropped_and_categories_collected(tmp_path: Path) -> Non
     assert items["i0"] == ["even", "odd"]
 
 
+def test_lists_of_categories_are_their_categories(tmp_path: Path) -> None:
+    columns = COLUMNS | {"category": "kind"}
+    listed = write(tmp_path, ".parquet", FRAME.with_columns(kind=pl.concat_list("kind", pl.lit("all"))))
+    source = interaction_log(str(listed), columns=columns)
+    assert source.items is not None
+    assert dict(source.items().sort("item_id").iter_rows())["i0"] == ["all", "even", "odd"]
+    nested = write(tmp_path, ".parquet", FRAME.with_columns(kind=pl.struct("kind", "who")))
+    source = interaction_log(str(nested), columns=columns)
+    assert source.items is not None
+    with pytest.raises(UserError, match="has a category column of nested values; give texts, or lists of texts"):
+        source.items()
+
+
 @pytest.mark.parametrize(
     ("ending", "columns", "min_rating", "told"),
     [
