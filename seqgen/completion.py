@@ -20,7 +20,7 @@ BASH = r"""_seqgen() {
     fi
 }
 complete -o nospace -o default -F _seqgen seqgen"""
-REPORT = ("--metrics", "--baseline", "--compare", "--csv", "--samples", "--seed", "--help")
+REPORT = ("--metrics", "--baseline", "--compare", "--csv", "--wandb", "--samples", "--seed", "--help")
 
 
 def wants_completion(arguments: Sequence[str]) -> bool:

@@ -18,7 +18,6 @@ from seqgen.errors import UserError
 from seqgen.jobs import Job, carry_out
 from seqgen.journal import Journal
 from seqgen.parallel import POLL, cancelling, carry_out_all
-from seqgen.report.__main__ import main as report
 from seqgen.results import read_results
 from seqgen.settings import key_of, quoted
 from seqgen.study import Best, Study
@@ -112,21 +111,17 @@ def show_costs(ray: Any, plan: Plan, measured: Sequence[Mapping[str, Any]]) -> N
     Console(width=None if sys.stdout.isatty() else 10_000).print(table, total)
 
 
-def conclude(plan: Plan, found: Sequence[Best | None], folders: Sequence[Path]) -> None:
-    """Print what each study found, and report on the final runs.
+def show_found(plan: Plan, found: Sequence[Best | None]) -> None:
+    """Print what each study found.
 
     Args:
         plan: The comparison.
         found: From `tune`.
-        folders: From `finish`.
     """
     for candidate, winner in zip(plan.candidates, found, strict=True):
         if winner is not None:
             settings = " ".join(winner.parameters)
             print(f"{candidate.label}: {plan.monitor}={winner.value:.4f} in its study, with {settings}")
-    page = plan.folder / "report.html"
-    report([*map(str, folders), "--details", "--html", str(page), "--csv", str(plan.folder / "report.csv")])
-    print(f"Page: {page}")
 
 
 def tune(ray: Any, plan: Plan) -> list[Best | None]:

@@ -86,3 +86,21 @@ def test_the_figures_of_sweeps_are_the_stored_ones() -> None:
         f"16 jobs on 2 slots take {found['packing']['times_the_ideal']:.2f} times the ideal",
     ):
         assert words in page, words
+
+
+@pytest.mark.parametrize("line", sorted(set(re.findall(r"python -m seqgen\.compare ([^`\n]*)", README))))
+def test_a_comparison_of_the_readme_composes(line: str) -> None:
+    single = [re.sub(r"^([\w.]+=[^,\['\"]+),.*", r"\1", word) for word in shlex.split(line)]
+    assert config.composed(single, config_name="compare").hydra.sweeper._target_.endswith("CompareSweeper")
+
+
+def test_every_module_has_its_place_in_the_layout() -> None:
+    layout = README.split("## Layout")[1].split("## Cite")[0]
+    modules = {path.name for path in (ROOT / "seqgen").glob("*.py")} - {"__init__.py"}
+    rooms = {f"{path.parent.name}/" for path in (ROOT / "seqgen").glob("*/__init__.py")}
+    plugins = {path.parent.name for path in (ROOT / "hydra_plugins").glob("*/__init__.py")}
+    missing = {name for name in modules | rooms | plugins if name not in layout}
+    assert not missing
+    assert {name for name in re.findall(r"\b(\w+\.py)\b", layout) if not name.startswith("x.")} - modules == {
+        "tables.py",
+    }

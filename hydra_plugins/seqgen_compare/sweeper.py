@@ -33,6 +33,7 @@ class CompareSweeper(GridSweeper):
         from seqgen import rounds
         from seqgen.candidates import refuse_other_data
         from seqgen.parallel import ray_session
+        from seqgen.report.__main__ import main as report
 
         assert self.config is not None
         setup_globals()
@@ -50,7 +51,10 @@ class CompareSweeper(GridSweeper):
                 return []
             found = rounds.tune(ray, plan)
             folders = rounds.finish(ray, plan, found)
-        rounds.conclude(plan, found, folders)
+        rounds.show_found(plan, found)
+        page = plan.folder / "report.html"
+        report([*map(str, folders), "--details", "--html", str(page), "--csv", str(plan.folder / "report.csv")])
+        print(f"Page: {page}")
         return []
 
     def _ray_launcher(self) -> "RayLauncher":

@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--markdown", type=Path, help="also write table and details to this file")
     add("--latex", type=Path, help="also write the table to this file, for booktabs")
     add("--html", type=Path, help="also write one page with tables and interactive plots to this file")
+    add("--wandb", metavar="PROJECT", help="also log tables and learning curves to W&B, as a run of this project")
     add("--samples", type=int, default=10_000, help="number of bootstrap samples")
     add("--seed", type=int, default=0, help="seed of the bootstrap")
     return parser
@@ -74,6 +75,10 @@ def _write(comparison: Comparison, args: argparse.Namespace) -> None:
         from seqgen.report.page import write_page
 
         write_page(comparison, args.html)
+    if args.wandb:
+        from seqgen.report.dashboard import log_comparison
+
+        print(f"W&B: {log_comparison(comparison, args.wandb)}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,7 +10,7 @@ import yaml
 from conftest import ROOT
 
 from seqgen import config
-from seqgen.report_wandb import log_comparison
+from seqgen.report.dashboard import log_comparison
 
 
 def test_the_tables_of_a_comparison_are_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

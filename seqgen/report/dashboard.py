@@ -1,30 +1,14 @@
 """A comparison of runs as one run of Weights & Biases: its tables, and learning curves as a plot."""
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import polars as pl
 
-
-class Compared(Protocol):
-    """What is logged of a comparison.
-
-    Attributes:
-        summary: A row per group of runs.
-        curves: data, label, seed, epoch, train_loss, value.
-        groups: Metrics by groups of test cases.
-        compare: The compared metric, such as ``test/ndcg@10``.
-        monitor: The metric of the curves.
-    """
-
-    summary: "pl.DataFrame"
-    curves: "pl.DataFrame"
-    groups: "pl.DataFrame"
-    compare: str
-    monitor: str
+    from seqgen.report.comparison import Comparison
 
 
-def log_comparison(comparison: Compared, project: str, entity: str | None = None) -> str:
+def log_comparison(comparison: "Comparison", project: str, entity: str | None = None) -> str:
     """Log the tables and the learning curves of a comparison to a W&B run of the type `report`.
 
     Args:
@@ -54,7 +38,7 @@ def log_comparison(comparison: Compared, project: str, entity: str | None = None
     return str(run.url or run.dir)
 
 
-def _log_curves(run: object, comparison: Compared) -> None:
+def _log_curves(run: object, comparison: "Comparison") -> None:
     import polars as pl
     import wandb
 
