@@ -20,7 +20,7 @@ HELP = """seqgen: what a data set holds, and how far its split can be trusted.
 # The configuration of a run, with folders and a help text of its own. As a configuration and not as more overrides:
 # what is typed still comes last.
 CARD = {
-    "defaults": ["config", "_self_"],
+    "defaults": ["config", "_self_", {"override hydra/sweeper": "basic"}],
     "hydra": {
         "job": {"name": "card"},
         "output_subdir": ".hydra",

@@ -117,7 +117,9 @@ def _read(file: Path) -> list[Run | LeftOut]:
 
 def _run(file: Path, place: str, results: dict[str, Any]) -> Run | LeftOut:
     if results["status"] != "finished":
-        return LeftOut(place, str(results["status"]), went(results, file.parent))
+        sentence = went(results, file.parent)
+        # One on record as running may be dead.
+        return LeftOut(place, "dead" if sentence.startswith("dead") else str(results["status"]), sentence)
     names = [(results["choices"].get(name) or "none") for name in ("model", "attention", "data")]
     names = ["-" if option == "none" else option for option in names]
     config = results["config"]

@@ -1,6 +1,7 @@
 """A comparison in W&B, read back from the file of an offline run; the sweep file."""
 
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,7 +35,10 @@ def test_the_tables_of_a_comparison_are_in_one_run(tmp_path: Path, monkeypatch: 
     assert tables["summary"]["columns"] == ["data", "model", "test/ndcg@10"]
     assert len(tables["curves"]["data"]) == 4
     assert "groups" not in tables
-    recorded = b"".join(file.read_bytes() for file in run.glob("*.wandb"))
+    deadline = time.monotonic() + 30  # W&B's own process writes it
+    while b"val/ndcg@10 on toys" not in (recorded := b"".join(f.read_bytes() for f in run.glob("*.wandb"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
     assert b"report/curves/toys" in recorded
     assert b"val/ndcg@10 on toys, mean over seeds" in recorded
 
