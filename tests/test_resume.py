@@ -116,7 +116,7 @@ def test_a_broken_last_checkpoint_is_seen_and_the_one_before_it_taken(
 
 
 def test_an_early_stopped_run_is_not_trained_on(tmp_path: Path) -> None:
-    stopped = ("callbacks.early_stopping.patience=1", "optimizer.lr=0", "trainer.max_epochs=9")
+    stopped = ("callbacks.early_stopping.patience=1", "optimizer.lr=1e-20", "trainer.max_epochs=9")
     first = start(tmp_path / "first", *MODEL, *stopped)
     assert first["epochs"] < 9
     again = alone(tmp_path / "first/checkpoints/last.ckpt", tmp_path / "on")

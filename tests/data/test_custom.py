@@ -31,10 +31,11 @@ EXPECTED = [  # of u0: times 100, 100, 99, 99, 98, so oldest first the last come
 
 def write(folder: Path, ending: str, frame: pl.DataFrame = FRAME) -> Path:
     path = folder / f"log{ending}"
-    text = frame.write_csv(separator="\t" if ".tsv" in ending else ",")
     if ending == ".parquet":
         frame.write_parquet(path)
-    elif ending == ".jsonl":
+        return path
+    text = frame.write_csv(separator="\t" if ".tsv" in ending else ",")
+    if ending == ".jsonl":
         frame.write_ndjson(path)
     elif ending.endswith(".gz"):
         path.write_bytes(gzip.compress(text.encode()))
