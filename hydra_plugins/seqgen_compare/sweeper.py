@@ -1,7 +1,9 @@
 """The sweeper of `python -m seqgen.compare`: from a command line to candidates, through the rounds to the report."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +45,7 @@ class CompareSweeper(GridSweeper):
         plan.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, plan.folder / "multirun.yaml")
         print(f"Comparison {plan.folder}: {', '.join(c.label for c in plan.candidates)}", flush=True)
-        with ray_session(address=launcher.address, slots=launcher.slots, gpus=launcher.gpus) as ray:
+        with _going_on(), ray_session(address=launcher.address, slots=launcher.slots, gpus=launcher.gpus) as ray:
             measured = rounds.measure(ray, plan)
             refuse_other_data(plan.candidates, measured)
             rounds.show_costs(ray, plan, measured)
@@ -149,6 +151,20 @@ class CompareSweeper(GridSweeper):
             pruner = [] if told.prune else ["hydra.sweeper.pruner=null"]
             study = study_of([*of_study, *pruner, *passed_on, *searched, *overrides], environment=environment)
         return Candidate(*name, overrides=[*passed_on, *overrides], study=study, config=plain)
+
+
+@contextlib.contextmanager
+def _going_on() -> Iterator[None]:
+    """Say of a comparison that is stopped how it goes on."""
+    text = "seqgen: the comparison is stopped; the same command goes on with it"
+    try:
+        yield
+    except KeyboardInterrupt as end:  # the command line prints its notes
+        end.add_note(text)
+        raise
+    except SystemExit:
+        print(text, file=sys.stderr)
+        raise
 
 
 def _divided(parsed: Sequence[Override]) -> tuple[list[int], list[Override], list[str]]:
