@@ -1,12 +1,13 @@
 """A command line on a configuration: every error that the user can correct is one sentence and exit code 1."""
 
+import contextlib
 import os
 import re
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,6 +102,19 @@ def command(hydra_main: Callable[[], Any]) -> None:
         if is_first():
             print("".join(getattr(error, "__notes__", ["seqgen: stopped before it began"])), file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+@contextlib.contextmanager
+def stopped_in_words(text: str) -> Iterator[None]:
+    """Where the context is interrupted, have the user told how what is stopped goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as end:  # `command` prints its notes
+        end.add_note(f"seqgen: {text}")
+        raise
+    except SystemExit:
+        print(f"seqgen: {text}", file=sys.stderr)
+        raise
 
 
 def sentence(error: BaseException, arguments: Sequence[str]) -> str | None:

@@ -6,6 +6,7 @@ its folder, and several devices inside it work as in a single run.
 
 import contextlib
 import ctypes
+import math
 import os
 import shlex
 import signal
@@ -62,6 +63,12 @@ class Job:
     def again(self) -> str:
         """The command line that runs it alone, to be copied."""
         return shlex.join(["python", *self.command[1:]])
+
+
+def threads(cpus: float, processes: int = 1) -> dict[str, str]:
+    """The variables that have a job compute in as many threads as it holds CPUs, shared by its processes."""
+    count = str(max(1, math.floor(cpus / processes)))
+    return {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
 
 
 @dataclass(frozen=True)

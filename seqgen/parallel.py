@@ -75,7 +75,11 @@ def carry_out_all(
 
     Returns:
         What became of each.
+
+    Raises:
+        UserError: There is no place for any.
     """
+    places(ray, num_cpus=num_cpus, num_gpus=num_gpus)
     run = ray.remote(work).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0)
     outcomes: dict[int, Outcome] = {}
     with SweepView(jobs, monitor) as view:
@@ -94,6 +98,27 @@ def carry_out_all(
     return [outcomes[job.number] for job in jobs]
 
 
+def places(ray: Any, *, num_cpus: float, num_gpus: float) -> int:
+    """How many jobs there is place for at once.
+
+    Args:
+        ray: The package, initialised.
+        num_cpus: CPUs of a job.
+        num_gpus: GPUs of a job, or a share of one.
+
+    Raises:
+        UserError: For none, which Ray would wait for without end.
+    """
+    there = ray.cluster_resources()
+    fit = min(there.get(name, 0) // each for name, each in (("CPU", num_cpus), ("GPU", num_gpus)) if each)
+    if fit < 1:
+        raise UserError(
+            f"hydra.launcher.num_cpus={num_cpus} num_gpus={num_gpus} is more than there is "
+            f"({there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs)."
+        )
+    return int(fit)
+
+
 @contextlib.contextmanager
 def cancelling(ray: Any, waiting: Collection[Any], say: Callable[[str], None]) -> Iterator[None]:
     """Where the context is interrupted, stop the tasks that are waited for, and let them stop their jobs.
@@ -105,7 +130,7 @@ def cancelling(ray: Any, waiting: Collection[Any], say: Callable[[str], None]) -
     """
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
+    except BaseException:
         for reference in waiting:
             ray.cancel(reference)
         say(f"Stopping {len(waiting)} jobs that have not ended.")

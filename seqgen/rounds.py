@@ -17,11 +17,11 @@ from seqgen.costs import cost_of, table_of
 from seqgen.errors import UserError
 from seqgen.jobs import Job, carry_out
 from seqgen.journal import Journal
-from seqgen.parallel import POLL, cancelling, carry_out_all
+from seqgen.parallel import carry_out_all, places
 from seqgen.results import read_results
 from seqgen.settings import key_of, quoted
 from seqgen.study import Best, Study
-from seqgen.tuning import best, count, work
+from seqgen.tuning import best, count, work_under_ray
 
 MEASURED, TUNING, FINAL = "measured", "tuning", "final"
 
@@ -100,14 +100,11 @@ def measure(ray: Any, plan: Plan) -> list[dict[str, Any]]:
 
 def show_costs(ray: Any, plan: Plan, measured: Sequence[Mapping[str, Any]]) -> None:
     """Print what the comparison costs, from the measured epochs."""
-    there = ray.cluster_resources()
-    needs = (("CPU", plan.num_cpus), ("GPU", plan.num_gpus))
-    slots = int(min(there.get(name, 0) // each for name, each in needs if each))
     costs = [
         cost_of(c.label, record, jobs=plan.runs(c), max_epochs=int(c.config["trainer"]["max_epochs"]))
         for c, record in zip(plan.candidates, measured, strict=True)
     ]
-    table, total = table_of(costs, slots=max(1, slots))
+    table, total = table_of(costs, slots=places(ray, num_cpus=plan.num_cpus, num_gpus=plan.num_gpus))
     Console(width=None if sys.stdout.isatty() else 10_000).print(table, total)
 
 
@@ -133,27 +130,21 @@ def tune(ray: Any, plan: Plan) -> list[Best | None]:
     Raises:
         UserError: Studies that failed, each with its error; the others have come to their end.
     """
-    studies = {n: c.study for n, c in enumerate(plan.candidates) if c.study}
-    run = ray.remote(work).options(num_cpus=plan.num_cpus, num_gpus=plan.num_gpus, max_retries=0)
-    waiting = {run.remote(study): n for n, study in studies.items() for _ in range(min(plan.workers, study.n_trials))}
-    watch = _Watch({plan.candidates[n].label: study for n, study in studies.items()})
-    errors: dict[int, str] = {}
-    with cancelling(ray, waiting, print):
-        while waiting:
-            done, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL)
-            for reference in done:
-                number = waiting.pop(reference)
-                try:
-                    ray.get(reference)
-                except ray.exceptions.RayError as error:
-                    errors[number] = str(getattr(error, "cause", None) or "a worker was lost; its trial is done again")
-            watch.look()
-    # Where a worker was lost, the others have done its part.
-    errors = {n: text for n, text in errors.items() if count(Journal(studies[n]).trials()).finished < plan.trials}
+    tuned = [(n, c.label, c.study) for n, c in enumerate(plan.candidates) if c.study]
+    studies = [study for _, _, study in tuned]
+    errors = work_under_ray(
+        ray,
+        studies,
+        n_workers=plan.workers,
+        num_cpus=plan.num_cpus,
+        num_gpus=plan.num_gpus,
+        look=_Watch({label: study for _, label, study in tuned}).look,
+    )
     if errors:
-        lines = [f"{plan.candidates[n].label}: {text}" for n, text in errors.items()]
+        lines = [f"{tuned[n][1]}: {error}" for n, error in errors.items()]
         raise UserError("\n".join([f"{len(errors)} of {len(studies)} studies did not come to their end.", *lines]))
-    return [best(studies[n]) if n in studies else None for n in range(len(plan.candidates))]
+    found = {n: best(study) for n, _, study in tuned}
+    return [found.get(n) for n in range(len(plan.candidates))]
 
 
 class _Watch:

@@ -7,18 +7,19 @@ study's journal (`seqgen.journal`), which survives whoever dies: the same comman
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seqgen import space
 from seqgen.errors import UserError
 from seqgen.jobs import Job, Outcome, carry_out
 from seqgen.journal import Journal
+from seqgen.parallel import cancelling, places
 from seqgen.study import Best, Counts, Pruner, Study
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["Best", "Counts", "Pruner", "Study", "best", "count", "work"]
+__all__ = ["Best", "Counts", "Pruner", "Study", "best", "count", "work", "work_under_ray"]
 
 POLL = 1.0  # seconds between two looks of a worker that waits for the others' trials
 LEAST_FAILED = 3  # trials, and more than half of those that ended, that end a study
@@ -53,6 +54,62 @@ def work(study: Study, *, run: Callable[[Job], Outcome] = carry_out, told: Calla
         journal.carry_out(trial, run)
         if told is not None:
             told()
+
+
+def work_under_ray(
+    ray: Any,
+    studies: Sequence[Study],
+    *,
+    n_workers: int | None,
+    num_cpus: float,
+    num_gpus: float,
+    look: Callable[[], None],
+    work: Callable[[Study], None] = work,
+) -> dict[int, UserError]:
+    """Have workers of studies run as Ray tasks, until each study has all its trials.
+
+    Args:
+        ray: The package, initialised.
+        studies: The studies; the first find a place first.
+        n_workers: Of each study; None for as many as there is place for.
+        num_cpus: CPUs of a worker, and so of a trial.
+        num_gpus: GPUs of a worker, and so of a trial.
+        look: Called from time to time.
+        work: The loop of a worker.
+
+    Returns:
+        Number -> error of each study that did not come to its end.
+
+    Raises:
+        UserError: There is no place for a worker.
+    """
+    fit = places(ray, num_cpus=num_cpus, num_gpus=num_gpus)
+    run = ray.remote(work).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0)
+    wanted = [min(n_workers or fit, study.n_trials) for study in studies]
+    waiting = {run.remote(studies[n]): n for n, workers in enumerate(wanted) for _ in range(workers)}
+    spare, errors = list(wanted), dict[int, UserError]()
+    with cancelling(ray, waiting, print):
+        while waiting:
+            done, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL)
+            look()
+            for reference in done:
+                number = waiting.pop(reference)
+                try:
+                    ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    if number in errors:  # the study was given up, and this worker with it
+                        continue
+                    cause = getattr(error, "cause", None)
+                    if cause is not None and not isinstance(cause, UserError):
+                        raise
+                    spare[number] -= cause is None  # the worker's own process died, or its machine
+                    if cause is None and spare[number] >= 0:
+                        waiting[run.remote(studies[number])] = number
+                        continue
+                    errors[number] = cause or UserError("its workers died one after another; see Ray's logs.")
+                    for other in [r for r, n in waiting.items() if n == number]:
+                        ray.cancel(other)  # which stops its job and puts its trial back
+    return errors
 
 
 def count(trials: Sequence["FrozenTrial"]) -> Counts:

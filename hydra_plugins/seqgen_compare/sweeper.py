@@ -1,9 +1,6 @@
 """The sweeper of `python -m seqgen.compare`: from a command line to candidates, through the rounds to the report."""
 
-import contextlib
-import math
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +31,7 @@ class CompareSweeper(GridSweeper):
         """
         from seqgen import rounds
         from seqgen.candidates import refuse_other_data
-        from seqgen.parallel import ray_session
+        from seqgen.cli import stopped_in_words
         from seqgen.report.__main__ import main as report
 
         assert self.config is not None
@@ -45,7 +42,8 @@ class CompareSweeper(GridSweeper):
         plan.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, plan.folder / "multirun.yaml")
         print(f"Comparison {plan.folder}: {', '.join(c.label for c in plan.candidates)}", flush=True)
-        with _going_on(), ray_session(address=launcher.address, slots=launcher.slots, gpus=launcher.gpus) as ray:
+        stopped = "the comparison is stopped; the same command goes on with it"
+        with stopped_in_words(stopped), launcher._ray() as ray:
             measured = rounds.measure(ray, plan)
             refuse_other_data(plan.candidates, measured)
             rounds.show_costs(ray, plan, measured)
@@ -77,6 +75,7 @@ class CompareSweeper(GridSweeper):
             UserError: A setting is wrong, or the candidates cannot be compared.
         """
         from seqgen.candidates import names, refuse_unequal
+        from seqgen.jobs import threads
         from seqgen.rounds import Plan
         from seqgen.settings import key_of
         from seqgen.signatures import check_type
@@ -88,9 +87,8 @@ class CompareSweeper(GridSweeper):
         mine = [text for text in arguments if not key_of(text).startswith("compare.")]
         parsed = self._parser().parse_overrides([*self._parse_config(), *mine])
         seeds, grid, searched = _divided(parsed)
-        threads = str(max(1, math.floor(launcher.num_cpus)))
         folder = Path(str(self.config.hydra.sweep.dir)).resolve()
-        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        environment = threads(launcher.num_cpus)
         asked = list(self.split_arguments(grid, None)[0])
         swept = swept_keys(asked)
         planned = self._usable(asked, swept)
@@ -151,20 +149,6 @@ class CompareSweeper(GridSweeper):
             pruner = [] if told.prune else ["hydra.sweeper.pruner=null"]
             study = study_of([*of_study, *pruner, *passed_on, *searched, *overrides], environment=environment)
         return Candidate(*name, overrides=[*passed_on, *overrides], study=study, config=plain)
-
-
-@contextlib.contextmanager
-def _going_on() -> Iterator[None]:
-    """Say of a comparison that is stopped how it goes on."""
-    text = "seqgen: the comparison is stopped; the same command goes on with it"
-    try:
-        yield
-    except KeyboardInterrupt as end:  # the command line prints its notes
-        end.add_note(text)
-        raise
-    except SystemExit:
-        print(text, file=sys.stderr)
-        raise
 
 
 def _divided(parsed: Sequence[Override]) -> tuple[list[int], list[Override], list[str]]:

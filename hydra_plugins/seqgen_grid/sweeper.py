@@ -53,6 +53,7 @@ class GridSweeper(BasicSweeper):
         Raises:
             UserError: Lists the jobs that did not finish, each with the command that runs it again.
         """
+        from seqgen.cli import stopped_in_words
         from seqgen.errors import UserError
 
         assert self.config is not None
@@ -69,15 +70,8 @@ class GridSweeper(BasicSweeper):
         _mark(self.config, swept)
         if resume:
             jobs = self._left(jobs, folder)
-        try:
+        with stopped_in_words(f"the sweep is stopped; it goes on with: {_on_again(folder)}"):
             returns, broken = self._launched(jobs, swept)
-        except (KeyboardInterrupt, SystemExit) as end:
-            text = f"seqgen: the sweep is stopped; it goes on with: {_on_again(folder)}"
-            if isinstance(end, KeyboardInterrupt):  # which the command line prints
-                end.add_note(text)
-            else:
-                print(text, file=sys.stderr)
-            raise
         if broken:
             lines = [f"{len(broken)} of {len(jobs)} jobs did not finish.", *broken]
             raise UserError("\n".join([*lines, f"What is left of the sweep: {_on_again(folder)}"]))

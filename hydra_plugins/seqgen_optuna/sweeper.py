@@ -9,7 +9,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.plugins import Plugins
@@ -21,7 +21,6 @@ from omegaconf import DictConfig, OmegaConf
 if TYPE_CHECKING:
     from seqgen.tuning import Best, Study
 
-POLL = 1.0  # seconds between two looks at the workers
 RESULTS = "optimization_results.yaml"  # as Hydra's own sweepers call it
 
 
@@ -57,6 +56,7 @@ class OptunaSweeper(Sweeper):
             UserError: The space or a setting is wrong, or too many trials failed.
         """
         from seqgen import tuning
+        from seqgen.cli import stopped_in_words
 
         setup_globals()
         study = self._study(arguments)
@@ -68,24 +68,18 @@ class OptunaSweeper(Sweeper):
             flush=True,
         )
         watch = _Watch(study)
-        try:
+        with stopped_in_words(f"stopped; the same command goes on with the study {study.name}"):
             if self.kind == "RayLauncher":
                 self._work_under_ray(study, watch)
             else:
                 with _exit_at_sigterm():  # the trial that runs is put back, as at Ctrl-C
                     tuning.work(study, told=watch.look)
-        except (KeyboardInterrupt, SystemExit) as end:
-            text = f"seqgen: stopped; the same command goes on with the study {study.name}"
-            if isinstance(end, KeyboardInterrupt):  # whose note the command line prints
-                end.add_note(text)
-            else:
-                print(text, file=sys.stderr)
-            raise
         watch.look()
         self._conclude(study, tuning.best(study))
 
     def _study(self, arguments: list[str]) -> "Study":
         from seqgen.errors import UserError
+        from seqgen.jobs import threads
         from seqgen.search import study_of
         from seqgen.signatures import check_type
 
@@ -94,8 +88,7 @@ class OptunaSweeper(Sweeper):
             raise UserError(f"hydra.sweeper.n_workers={self.n_workers} must be at least 1.")
         environment = {}
         if self.kind == "RayLauncher":
-            threads = str(max(1, math.floor(self.launcher.num_cpus)))
-            environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+            environment = threads(self.launcher.num_cpus)
         elif self.kind != "BasicLauncher":
             name = self.hydra.runtime.choices["hydra/launcher"]
             raise UserError(
@@ -108,15 +101,19 @@ class OptunaSweeper(Sweeper):
         return study_of([*told, *arguments], environment=environment)
 
     def _work_under_ray(self, study: "Study", watch: "_Watch") -> None:
+        from seqgen.tuning import work_under_ray
+
         with self.launcher._ray() as ray:
-            work_under_ray(
+            errors = work_under_ray(
                 ray,
-                study,
+                [study],
                 n_workers=self.n_workers,
                 num_cpus=self.launcher.num_cpus,
                 num_gpus=self.launcher.num_gpus,
                 look=watch.look,
             )
+        for error in errors.values():
+            raise error
 
     def _conclude(self, study: "Study", best: "Best") -> None:
         from seqgen import space
@@ -154,66 +151,6 @@ def _exit_at_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, handler)
-
-
-def work_under_ray(
-    ray: Any,
-    study: "Study",
-    *,
-    n_workers: int | None,
-    num_cpus: float,
-    num_gpus: float,
-    look: Callable[[], None],
-    work: "Callable[[Study], None] | None" = None,
-) -> None:
-    """Have workers of a study run as Ray tasks, until it has all its trials.
-
-    Args:
-        ray: The package, initialised.
-        study: The study.
-        n_workers: How many; None for as many as there is place for.
-        num_cpus: CPUs of a worker, and so of a trial.
-        num_gpus: GPUs of a worker, and so of a trial.
-        look: Called from time to time.
-        work: The loop of a worker; None for that of `seqgen.tuning`.
-
-    Raises:
-        UserError: There is no place for a worker, or a worker's own.
-    """
-    from seqgen import tuning
-    from seqgen.errors import UserError
-    from seqgen.jobs import GRACE
-
-    there = ray.cluster_resources()
-    places = [there.get(name, 0) // each for name, each in (("CPU", num_cpus), ("GPU", num_gpus)) if each]
-    fit = int(min([study.n_trials, *places]))
-    if fit < 1:
-        raise UserError(
-            f"hydra.launcher.num_cpus={num_cpus} num_gpus={num_gpus} is more than there is "
-            f"({there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs)."
-        )
-    run = ray.remote(work or tuning.work).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0)
-    spare = wanted = n_workers or fit
-    working = [run.remote(study) for _ in range(wanted)]
-    try:
-        while working:
-            done, working = ray.wait(working, num_returns=1, timeout=POLL)
-            look()
-            for reference in done:
-                try:
-                    ray.get(reference)
-                except ray.exceptions.RayTaskError as error:
-                    raise error.cause from None
-                except ray.exceptions.RayError as error:  # the worker's own process died, or its machine
-                    spare -= 1
-                    if spare < 0:
-                        raise UserError("The workers of the study died one after another; see Ray's logs.") from error
-                    working.append(run.remote(study))
-    except BaseException:
-        for reference in working:
-            ray.cancel(reference)  # interrupts those that run, which stop their jobs and put their trials back
-        ray.wait(working, num_returns=len(working), timeout=2 * POLL + GRACE) if working else None
-        raise
 
 
 class _Watch:

@@ -1,6 +1,5 @@
 """The launcher that starts each job of a sweep as a process, under a Ray task that holds its CPUs and GPUs."""
 
-import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -61,7 +60,7 @@ class RayLauncher(Launcher):
         ]
 
     def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> tuple[list["Job"], list[DictConfig]]:
-        from seqgen.jobs import MARK, Job
+        from seqgen.jobs import MARK, Job, threads
 
         jobs, configs = [], []
         for number, overrides in enumerate(job_overrides, start=first):
@@ -73,9 +72,8 @@ class RayLauncher(Launcher):
             swept = _swept(job_overrides) if marked is None else [key for key in marked.split(",") if key]
             devices = OmegaConf.select(config, "trainer.devices")
             processes = devices if isinstance(devices, int) and devices > 1 else 1
-            threads = str(max(1, math.floor(self.num_cpus / processes)))
-            environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-            jobs.append(Job(number, [*overrides, *self._passed_on()], swept, folder, environment))
+            given = [*overrides, *self._passed_on()]
+            jobs.append(Job(number, given, swept, folder, threads(self.num_cpus, processes)))
             configs.append(config)
         return jobs, configs
 

@@ -12,7 +12,6 @@ from commands import command, command_here
 from conftest import QUIET, TINY
 from omegaconf import OmegaConf
 
-from hydra_plugins.seqgen_optuna.sweeper import work_under_ray
 from seqgen import tuning
 from seqgen.errors import UserError
 from seqgen.jobs import Job, Outcome
@@ -91,7 +90,8 @@ def test_workers_under_ray_share_the_study_and_outlive_one_that_dies(two_cpus: A
         tuning.work(study, run=run)
 
     looks: list[int] = []
-    work_under_ray(two_cpus, study, n_workers=None, num_cpus=1, num_gpus=0, look=lambda: looks.append(1), work=work)
+    how: Any = {"n_workers": None, "num_cpus": 1, "num_gpus": 0, "look": lambda: looks.append(1)}
+    assert not tuning.work_under_ray(two_cpus, [study], **how, work=work)
     counts = tuning.best(study).counts
     assert (counts.complete, counts.running) == (5, 0)
     trials = Journal(study).trials()
@@ -99,10 +99,16 @@ def test_workers_under_ray_share_the_study_and_outlive_one_that_dies(two_cpus: A
     assert trials[1].params in [trial.params for trial in trials[2:]]
     assert looks
     with pytest.raises(UserError, match="num_gpus=1 is more than there is"):
-        work_under_ray(two_cpus, study, n_workers=None, num_cpus=1, num_gpus=1, look=lambda: None)
+        tuning.work_under_ray(two_cpus, [study], **how | {"num_gpus": 1})
 
     def failing(study: Study) -> None:
         raise UserError("no.")
 
-    with pytest.raises(UserError, match=r"^no\.$"):
-        work_under_ray(two_cpus, study, n_workers=1, num_cpus=1, num_gpus=0, look=lambda: None, work=failing)
+    errors = tuning.work_under_ray(two_cpus, [study, study], **how | {"n_workers": 1}, work=failing)
+    assert {number: str(error) for number, error in errors.items()} == {0: "no.", 1: "no."}
+
+    def dying(study: Study) -> None:
+        os._exit(1)
+
+    errors = tuning.work_under_ray(two_cpus, [study], **how | {"n_workers": 1}, work=dying)
+    assert str(errors[0]) == "its workers died one after another; see Ray's logs."
