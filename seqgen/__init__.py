@@ -8,6 +8,8 @@ Each is imported when it is first used: `import seqgen` alone imports neither to
 """
 
 import importlib
+import sys
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,3 +33,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _in_words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        print("seqgen: stopped before it began", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+# Ctrl-C while `python -m seqgen.run` still imports what it needs: nobody else could say it.
+if any(a == "-m" and b.startswith("seqgen.") for a, b in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)):
+    sys.excepthook = _in_words

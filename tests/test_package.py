@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import command
 from conftest import QUIET, ROOT, TINY
 
 import seqgen
@@ -68,3 +69,15 @@ def test_a_notebook_composes_runs_and_loads(tmp_path: Path) -> None:
     assert result.metrics == json.loads((tmp_path / "results.json").read_text())["metrics"]
     model = seqgen.load(result.checkpoint)
     assert (model.num_items, model.training) == (40, False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "RuntimeError"])
+def test_an_interrupt_while_modules_are_imported_is_a_sentence(error: str, tmp_path: Path) -> None:
+    (tmp_path / "hydra.py").write_text(f"raise {error}\n")
+    shown = command("seqgen.run", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert shown.returncode != 0
+    if error == "KeyboardInterrupt":
+        assert shown.stderr == "seqgen: stopped before it began\n"
+    else:  # ours to mend, with its trace
+        assert shown.stderr.startswith("Traceback")

@@ -14,7 +14,8 @@ import pytest
 from commands import command, command_here, start
 from conftest import QUIET, TINY
 
-from seqgen.jobs import Job, Outcome
+from seqgen.errors import UserError
+from seqgen.jobs import Job, Outcome, carry_out
 from seqgen.parallel import carry_out_all
 from seqgen.results import read_results
 
@@ -47,6 +48,11 @@ def test_each_job_sees_its_own_gpu(two_gpus: Any, tmp_path: Path) -> None:
     for one in seen:  # nobody shares a GPU at any time
         others = [other for other in seen if other is not one and other["gpu"] == one["gpu"]]
         assert all(other["ended"] <= one["began"] or one["ended"] <= other["began"] for other in others)
+
+
+def test_jobs_that_there_is_no_place_for_are_refused(two_gpus: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"num_cpus=1 num_gpus=3 is more than there is \(4 CPUs, 2 GPUs\)"):
+        carry_out_all(two_gpus, jobs_of(1, tmp_path), carry_out, num_cpus=1, num_gpus=3, monitor="val/x")
 
 
 def test_a_task_that_dies_takes_nobody_along(two_gpus: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
