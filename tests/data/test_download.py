@@ -6,16 +6,31 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
-from web import ARCHIVE, BYTES, OTHER, PAGE, Site, listing, refusal, sha256
+from web import ARCHIVE, BYTES, OTHER, PAGE, Site, listing, refusal, served, sha256, without_waits_and_proxy
 
 from seqgen.data import download
 from seqgen.data.download import obtain, recorded
 
-pytestmark = pytest.mark.usefixtures("at_once")
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with served() as running:
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "set"
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_waits_and_proxy(monkeypatch)
 
 
 def test_local_files_need_no_network_and_no_writing(site: Site, folder: Path) -> None:

@@ -3,17 +3,45 @@
 import hashlib
 import resource
 import threading
+from collections.abc import Iterator
 from functools import partial
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from web import ARCHIVE, BYTES, OTHER, PAGE, Handler, Site, listing, refusal, sha256, zipped
+from web import (
+    ARCHIVE,
+    BYTES,
+    OTHER,
+    PAGE,
+    Handler,
+    Site,
+    listing,
+    refusal,
+    served,
+    sha256,
+    without_waits_and_proxy,
+    zipped,
+)
 
 from seqgen.data import download
 from seqgen.data.download import obtain, recorded
 
-pytestmark = pytest.mark.usefixtures("at_once")
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with served() as running:
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "set"
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_waits_and_proxy(monkeypatch)
 
 
 @pytest.mark.parametrize("kind", ["md5", "sha256"])

@@ -2,8 +2,12 @@
 
 import hashlib
 import io
+import threading
+import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -82,6 +86,34 @@ class Handler(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     site: Site
+
+
+@contextmanager
+def served() -> Iterator[Site]:
+    """The server, while the context lasts."""
+    server = Server(("127.0.0.1", 0), Handler)
+    server.site = Site()
+    server.site.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.01))
+
+    def vanish() -> None:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+    server.site.vanish = vanish
+    thread.start()
+    yield server.site
+    vanish()
+
+
+def without_waits_and_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "WAITS", (0.0, 0.0, 0.0))
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    # The standard opener reads the proxies once in the life of a process.
+    monkeypatch.setattr(urllib.request, "_opener", None)
 
 
 def zipped(members: dict[str, bytes]) -> bytes:
