@@ -22,6 +22,7 @@ from seqgen.errors import UserError
 if TYPE_CHECKING:  # torch is imported inside `run`, so that --help and tab completion answer at once
     from seqgen.data.datamodule import SequenceDataModule
     from seqgen.model.base import SequentialRecommender
+    from seqgen.results import RunRecord
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,11 @@ def run(cfg: DictConfig) -> RunResult:
         UserError: Something in the configuration, the data or a file is wrong.
     """
     import pytorch_lightning as L
-    from pytorch_lightning.profilers import PassThroughProfiler
     from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
     from seqgen import resume, stages, summary
     from seqgen.callbacks import reset_peak_memory
-    from seqgen.results import RunRecord, best_of, recorded
+    from seqgen.results import RunRecord, recorded
 
     summary.quiet()
     started = time.perf_counter()
@@ -102,21 +102,26 @@ def run(cfg: DictConfig) -> RunResult:
             stages.fit(cfg, trainer, model, data)
         if cfg.test and not cfg.trainer.fast_dev_run:
             stages.test(cfg, trainer, model, data)
-        profiler = trainer.profiler  # type: ignore[attr-defined]
-        if not isinstance(profiler, PassThroughProfiler) and first:
-            print(profiler.summary())
+        if first:
+            summary.print_profile(trainer)
         record.content["timing"]["total_s"] = time.perf_counter() - started
         stages.log_costs(trainer, record)
     if trainer.is_global_zero:
         summary.print_summary(record)
     kept = Path(getattr(trainer.checkpoint_callback, "best_model_path", "") or record.folder / "checkpoints/last.ckpt")
+    return _result(record, monitor=cfg.monitor, checkpoint=kept if kept.is_file() else None)
+
+
+def _result(record: "RunRecord", *, monitor: str, checkpoint: Path | None) -> RunResult:
+    from seqgen.results import best_of
+
     return RunResult(
         folder=record.folder,
         status=record.content["status"],
-        objective=best_of(record.content, cfg.monitor),
+        objective=best_of(record.content, monitor),
         best_epoch=record.content["best_epoch"],
         metrics=record.content["metrics"],
-        checkpoint=kept if kept.is_file() else None,
+        checkpoint=checkpoint,
         record=record.content,
     )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as L
 import torch
+from pytorch_lightning.profilers import PassThroughProfiler
 from rich import print as rich_print
 from rich.markup import escape
 from rich.table import Table
@@ -56,6 +57,13 @@ def _pairs(node: dict[str, Any]) -> str:
         elif not key.startswith("_") and value is not None:
             shown.append(f"{key}={value}")
     return escape(" ".join(shown))
+
+
+def print_profile(trainer: L.Trainer) -> None:
+    """Print where the time went, where the trainer has a profiler."""
+    profiler = trainer.profiler  # type: ignore[attr-defined]
+    if not isinstance(profiler, PassThroughProfiler):
+        print(profiler.summary())
 
 
 def print_summary(record: RunRecord) -> None:
