@@ -67,6 +67,7 @@ def compute(
         UserError: A folder, file, metric or baseline is missing, runs cannot be compared, or lists are malformed.
     """
     gain(compare)  # refuses a wrong metric even where nothing is compared
+    compare = f"test/{compare.removeprefix('test/')}"
     if samples < 1 or seed < 0:
         raise UserError(f"samples={samples} must be at least 1 and seed={seed} at least 0")
     notes: list[str] = []
@@ -91,7 +92,7 @@ def compute(
         curves=_curves(groups, monitor),
         groups=_by_group(cases, found),
         unfinished=_unfinished(left_out),
-        compare=compare if compare.startswith("test/") else f"test/{compare}",
+        compare=compare,
         monitor=monitor,
         samples=samples,
         notes=notes,
@@ -119,8 +120,7 @@ def _summary(
     """The rows, and the axes of the Pareto front."""
     p = {label: value for part in found.values() for label, value in part.p.items()}
     corrected = dict(zip(p, holm(list(p.values())), strict=True))
-    name = compare if compare.startswith("test/") else f"test/{compare}"
-    fits = published.filter(pl.col("label").is_not_null() & (pl.col("metric") == name))
+    fits = published.filter(pl.col("label").is_not_null() & (pl.col("metric") == compare))
     beside = dict(fits.unique("label", keep="first").select("label", "value").iter_rows())
     rows = []
     for label, group in groups.items():
@@ -154,9 +154,8 @@ def _front(groups: Groups, found: Mapping[Data, Compared], compare: str) -> tupl
     """Labels that no row of their data set beats in accuracy, coverage and training time, and these axes."""
     _, k = gain(compare)
     coverage = f"test/coverage@{10 if math.isinf(k) else int(k)}"
-    accuracy = compare if compare.startswith("test/") else f"test/{compare}"
     known = {name for group in groups.values() for run in group for name in run.numbers}
-    axes = tuple(name for name in (accuracy, coverage, "train_s") if name in known)
+    axes = tuple(name for name in (compare, coverage, "train_s") if name in known)
     front: set[str] = set()
     for data in found:
         labels = list(of_data(groups, data))

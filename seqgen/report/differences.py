@@ -48,7 +48,7 @@ def compared(
         groups: Label -> runs.
         cases: Their test cases; None where no ranks were kept.
         baseline: Label of the baseline; None where the data set has none.
-        compare: The compared metric.
+        compare: The compared metric, `test/ndcg@K` and the like.
         samples: Number of bootstrap samples.
         seed: Of the bootstrap.
         notes: Receives a line where something cannot be compared.
@@ -59,9 +59,8 @@ def compared(
     means = {label: float(value.mean()) for label, value in found.values.items()}
     if len(groups) == 1:
         return found
-    full = compare if compare.startswith("test/") else f"test/{compare}"
     for label in groups.keys() - means.keys():
-        recorded = [run.numbers[full] for run in groups[label] if full in run.numbers]
+        recorded = [run.numbers[compare] for run in groups[label] if compare in run.numbers]
         means |= {label: float(np.mean(recorded))} if len(recorded) == len(groups[label]) else {}
     found.best = max((label for label in groups if label in means), key=means.__getitem__, default=None)
     data = next(iter(groups.values()))[0].data[0]

@@ -131,9 +131,10 @@ def add_lists(
         if gain(compare)[1] <= lists.length:
             cases.ranks[lists.label] = rank[None, :]
         else:
-            notes.append(f"{lists.label}: no {compare}, since its lists hold {lists.length} items")
+            name = compare.removeprefix("test/")
+            notes.append(f"{lists.label}: no {name}, since its lists hold {lists.length} items")
         numbers: dict[str, float] = {}
-        for name in dict.fromkeys([*metrics, compare if compare.startswith("test/") else f"test/{compare}"]):
+        for name in dict.fromkeys([*metrics, compare]):
             match = re.fullmatch(r"test/(hr|ndcg|coverage)@(\d+)", name)
             if not match or int(match[2]) > lists.length:
                 continue
