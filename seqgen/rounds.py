@@ -6,7 +6,7 @@ be stopped at any time and goes on with the same command. Free of torch and of H
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from seqgen.parallel import carry_out_all, places
 from seqgen.results import read_results
 from seqgen.settings import key_of, quoted
 from seqgen.study import Best, Study
+from seqgen.sweep import checkpoint_of
 from seqgen.tuning import best, count, work_under_ray
 
 MEASURED, TUNING, FINAL = "measured", "tuning", "final"
@@ -237,7 +238,7 @@ def _refuse_other(job: Job, results: Mapping[str, Any]) -> None:
 
 def _continued(job: Job, results: Mapping[str, Any]) -> Job:
     """The job, from its last checkpoint where an earlier attempt left one with an epoch."""
-    if not results.get("epochs") or not any(job.folder.glob("checkpoints/*.ckpt")):
+    checkpoint = checkpoint_of(job.folder, results)
+    if checkpoint is None:
         return job
-    checkpoint = quoted(str(job.folder / "checkpoints" / "last.ckpt"))
-    return Job(job.number, [*job.overrides, f"ckpt_path={checkpoint}"], job.swept, job.folder, job.environment)
+    return replace(job, overrides=[*job.overrides, f"ckpt_path={quoted(str(checkpoint))}"])

@@ -5,7 +5,7 @@ where their `run_id` is, the hash of what decides a run's outcome and of its dat
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,15 +58,25 @@ class _Record:
 
     @property
     def checkpoint(self) -> Path | None:
-        # Without an epoch on record there is nothing to go on from: a model of counts has a checkpoint all the same.
-        # In place of a last one that was not written yet the best is taken.
-        held = self.results.get("epochs") and any(self.folder.glob("checkpoints/*.ckpt"))
-        return self.folder / LAST if held else None
+        return checkpoint_of(self.folder, self.results)
 
     def has_done(self, config: dict[str, Any]) -> bool:
         """Whether it trained and tested where that is asked for."""
         own = self.results["config"]
         return self.finished and all(own.get(k, True) or not config.get(k, True) for k in ("train", "test"))
+
+
+def checkpoint_of(folder: Path, results: Mapping[str, Any]) -> Path | None:
+    """Where a run that has not finished goes on from; None where it starts again.
+
+    Args:
+        folder: Of the run.
+        results: Its `results.json`.
+    """
+    # Without an epoch on record there is nothing to go on from: a model of counts has a checkpoint all the same.
+    # In place of a last one that was not written yet the best is taken.
+    held = results.get("epochs") and any(folder.glob("checkpoints/*.ckpt"))
+    return folder / LAST if held else None
 
 
 def what_is_left(wanted: Sequence[Wanted], folder: Path) -> list[Step]:
