@@ -49,8 +49,9 @@ class Journal:
         self.study = study
         self.distributions = space.distributions(study.space)
         self.storage = open_storage(study.storage)
-        self.optuna = self._begun()
         self.lock = f"{study.storage}.turn"
+        with self.turn():
+            self.optuna = self._begun()
 
     def _begun(self) -> "OptunaStudy":
         import optuna
@@ -61,6 +62,8 @@ class Journal:
         wanted, known = self.study.settings, found.user_attrs.get("settings")
         if known is None:
             found.set_user_attr("settings", wanted)
+            if self.study.start:
+                found.enqueue_trial(dict(self.study.start))
         elif known != wanted:
             other = sorted(_lines(wanted) ^ _lines(known))
             raise UserError(

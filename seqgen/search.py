@@ -50,7 +50,7 @@ def study_of(arguments: Sequence[str], *, environment: Mapping[str, str] | None 
     searched, fixed = space.split(_params(cfg, sweeper), ours)
     # Jobs find other people's configurations as the study does.
     passed_on = [text for text in hydra if key_of(text) == "hydra.searchpath"]
-    _check_space(cfg, searched, [*passed_on, *fixed])
+    start = _check_space(cfg, searched, [*passed_on, *fixed])
     return Study(
         name=str(sweeper["study_name"]),
         storage=Path(sweeper["storage"]).resolve(),
@@ -58,6 +58,7 @@ def study_of(arguments: Sequence[str], *, environment: Mapping[str, str] | None 
         space=searched,
         overrides=without_search([*passed_on, *fixed]),
         monitor=str(cfg.monitor),
+        start=start,
         n_trials=sweeper["n_trials"],
         seed=sweeper["seed"],
         startup_trials=sweeper["startup_trials"],
@@ -96,8 +97,12 @@ def _params(cfg: DictConfig, sweeper: Mapping[str, Any]) -> dict[str, Any]:
     return {**sweeper["params"], **(by_attention.get(chosen) or {})}
 
 
-def _check_space(cfg: DictConfig, searched: dict[str, str], fixed: Sequence[str]) -> None:
-    """Refuse what has nothing to tune, and keys that the configuration does not have."""
+def _check_space(cfg: DictConfig, searched: dict[str, str], fixed: Sequence[str]) -> dict[str, Any]:
+    """Refuse what has nothing to tune, and keys that the configuration does not have.
+
+    Returns:
+        The parameters of the configuration as it is, so that no study finds less than that.
+    """
     if cfg.get("optimizer") is None:
         raise UserError(f"model={cfg.hydra.runtime.choices.model} is not trained by steps, and has nothing to tune.")
     if not searched:
@@ -110,6 +115,8 @@ def _check_space(cfg: DictConfig, searched: dict[str, str], fixed: Sequence[str]
     for key, drawn in space.distributions(searched).items():
         firsts[key] = drawn.choices[0] if hasattr(drawn, "choices") else drawn.low  # type: ignore[attr-defined]
     composed([*fixed, *space.overrides(firsts, searched)])
+    as_it_is = composed(fixed)
+    return space.within({key: OmegaConf.select(as_it_is, key_of(key)) for key in searched}, searched)
 
 
 def without_search(fixed: Sequence[str]) -> list[str]:

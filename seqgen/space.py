@@ -120,6 +120,29 @@ def _of_range(text: str, value: RangeSweep) -> "BaseDistribution":
     return FloatDistribution(min(values), max(values), step=step)
 
 
+def within(settings: Mapping[str, Any], space: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters of the trial that is nearest to a configuration: numbers moved into their space.
+
+    Args:
+        settings: Key -> value as composed; keys that are not there are left out.
+        space: The search space.
+
+    Returns:
+        Key -> value as Optuna takes it, without choices that the space does not have.
+    """
+    found: dict[str, Any] = {}
+    for key, drawn in distributions(space).items():
+        value = settings.get(key)
+        if hasattr(drawn, "choices"):
+            if str(value) in drawn.choices:
+                found[key] = str(value)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            low, high, step = drawn.low, drawn.high, drawn.step  # type: ignore[attr-defined]
+            inside = min(max(value, low), high)
+            found[key] = low + round((inside - low) / step) * step if step and not drawn.log else inside  # type: ignore[attr-defined]
+    return found
+
+
 def overrides(parameters: Mapping[str, Any], space: Mapping[str, str]) -> list[str]:
     """The overrides that a trial's parameters are: numbers rounded, within their space.
 

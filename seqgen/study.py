@@ -68,6 +68,7 @@ class Study:
         space: Key -> what its values are drawn from, in Hydra's words for sweeps.
         overrides: That all trials share, without `test`.
         monitor: The validation metric that is maximised.
+        start: Parameters of the first trial, the configuration as it is; those that are missing are drawn.
         n_trials: That end or are pruned, over all workers.
         seed: Of the draws: each has a seed of its own, made of this one and the trial's number.
         startup_trials: Drawn at random; the sampler, multivariate TPE, learns from them.
@@ -81,6 +82,7 @@ class Study:
     space: Mapping[str, str]
     overrides: Sequence[str]
     monitor: str
+    start: Mapping[str, Any] = field(default_factory=dict)
     n_trials: int = 20
     seed: int = 1
     startup_trials: int = 8

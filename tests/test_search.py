@@ -64,6 +64,8 @@ def test_the_chosen_attention_adds_its_own_space(tmp_path: Path, monkeypatch: py
         )
         added[kind] = set(study.space)
         assert study.overrides == [f"attention={kind}", "model.dropout=0.2", "model=sasrec"]
+        assert (study.start["optimizer.lr"], study.start["optimizer.weight_decay"]) == (0.001, 1e-7)
+        assert "model.dropout" not in study.start
         assert (study.n_trials, study.name) == (7, f"sasrec-{kind}-synthetic")
         assert study.folder == tmp_path / f"outputs/train/tuning/sasrec-{kind}-synthetic"
         assert study.storage == study.folder / "study.journal"

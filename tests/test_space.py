@@ -45,6 +45,20 @@ def test_numbers_are_rounded_within_their_space() -> None:
     assert space.values(["a=0.12345", "b=1e-05", "c=64", "d=x"]) == {"a": 0.12345, "b": 1e-5, "c": 64, "d": "x"}
 
 
+def test_a_configuration_is_moved_into_a_space() -> None:
+    searched = {
+        "a": "tag(log, interval(1e-4, 1e-2))",
+        "b": "range(10, 40, 10)",
+        "c": "choice(64, 128)",
+        "d": "choice(1, 2)",
+        "e": "range(1, 4)",
+        "f": "interval(0.1, 0.5)",
+    }
+    settings = {"a": 0, "b": 24, "c": 128, "d": 3, "e": 9, "f": 0.3}
+    assert space.within(settings, searched) == {"a": 1e-4, "b": 20, "c": "128", "e": 3, "f": 0.3}
+    assert space.within({"a": None, "e": True}, searched) == {}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

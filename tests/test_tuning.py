@@ -84,6 +84,17 @@ def test_a_restart_goes_on_with_the_same_trials_as_without_one(tmp_path: Path) -
     tuning.work(replace(first, n_trials=9), run=lambda job: pytest.fail("a finished study ran a trial"))
 
 
+def test_the_configuration_as_it_is_comes_first_and_once(tmp_path: Path) -> None:
+    start = {"optimizer.lr": 0.025}
+    for n_trials in (1, 3):
+        tuning.work(study(tmp_path, n_trials=n_trials, start=start), run=finished)
+    first, *others = [trial.params for trial in Journal(study(tmp_path)).trials()]
+    assert first["optimizer.lr"] == 0.025
+    assert first["model.num_layers"] in (1, 2, 3)
+    assert len(others) == 2
+    assert all(other["optimizer.lr"] != 0.025 for other in others)
+
+
 def test_another_seed_draws_others(tmp_path: Path) -> None:
     drawn = []
     for seed in (1, 2):
