@@ -44,6 +44,7 @@ FIXED_KEYS: dict[str, dict[str, Any]] = {
     "metrics": {"k": list[int]},
     "paths": {"data_dir": str, "cache_dir": str, "output_dir": str},
     "sweep": {"resume": bool},
+    "show": {"users": int, "pictures": bool},
 }
 
 
@@ -291,6 +292,8 @@ def _check_run_keys(cfg: DictConfig) -> None:
     lengths = container["metrics"]["k"]
     if not lengths or min(lengths) < 1:
         raise UserError(f"metrics.k={lengths} must hold at least one list length, each at least 1.")
+    if cfg.show.users < 0:
+        raise UserError(f"show.users={cfg.show.users} must be at least 0.")
     if not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed} must lie between 0 and {2**32 - 1}.")
 

@@ -112,7 +112,7 @@ def stored_config(checkpoint: dict[str, Any], path: str | Path) -> DictConfig:
 
 
 def restore(
-    cfg: DictConfig, checkpoint: dict[str, Any], *, catalog: Catalog, trust: Collection[str]
+    cfg: DictConfig, checkpoint: dict[str, Any], *, catalog: Catalog, trust: Collection[str] | None
 ) -> "SequentialRecommender":
     """Build a checkpoint's model from a configuration out of a file, with the checkpoint's weights, to evaluate it.
 

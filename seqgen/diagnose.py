@@ -23,9 +23,8 @@ from seqgen.errors import UserError
 from seqgen.signatures import check_type
 
 if TYPE_CHECKING:  # torch is imported inside `diagnose`, so that --help answers at once
-    from matplotlib.figure import Figure
-
     from seqgen.diagnosis import TrainedRun
+    from seqgen.diagnosis.whole import Diagnosis
 
 HELP = """seqgen: what a trained model does inside.
 
@@ -88,17 +87,17 @@ def diagnose(cfg: DictConfig) -> dict[str, Any]:
     torch.manual_seed(cfg.seed)
     trust = tuple(cfg.trust)
     trained = TrainedRun(config=run, data=config.build(run, "data", trust=trust), checkpoint=checkpoint, trust=trust)
-    numbers, figures, logged = _looked_into(cfg, trained)
+    found = _looked_into(cfg, trained)
     folder = Path(cfg.paths.output_dir)
-    (folder / "diagnose.json").write_text(json.dumps(numbers, indent=1))
-    pictures = {name: folder / f"{name}.png" for name in figures}
-    for name, figure in figures.items():
+    (folder / "diagnose.json").write_text(json.dumps(found.numbers, indent=1))
+    pictures = {name: folder / f"{name}.png" for name in found.figures}
+    for name, figure in found.figures.items():
         figure.savefig(pictures[name], dpi=150)
     if cfg.logger:
-        _log(cfg, logged, pictures, Path(cfg.ckpt_path))
+        _log(cfg, found.logged, pictures, Path(cfg.ckpt_path))
     for picture in pictures.values():
         print(picture)
-    return numbers
+    return found.numbers
 
 
 def _checked(cfg: DictConfig) -> dict[str, Any]:
@@ -117,40 +116,21 @@ def _checked(cfg: DictConfig) -> dict[str, Any]:
     return read_checkpoint(cfg.ckpt_path)
 
 
-def _looked_into(
-    cfg: DictConfig, trained: "TrainedRun"
-) -> tuple[dict[str, Any], dict[str, "Figure"], dict[str, float]]:
-    """Of all parts that the model has: the numbers, the pictures, and what is logged; says what is left out."""
-    from seqgen.diagnosis import attention, attention_pictures, denoising, diversity
+def _looked_into(cfg: DictConfig, trained: "TrainedRun") -> "Diagnosis":
+    """Of all parts that the model has; says what is left out."""
+    from seqgen.diagnosis import attention, whole
     from seqgen.model.cddrec import CDDRec
-    from seqgen.model.encoded import EncodedRecommender
 
     model = trained.model()
     kind = type(model).__name__
-    if not isinstance(model, EncodedRecommender):
+    if not whole.can_be_diagnosed(model):
         raise UserError(f"ckpt_path holds a {kind}, which has no encoder of attention blocks: nothing to diagnose.")
     if cfg.batches is not None and not isinstance(model, CDDRec):
         raise UserError(f"batches={cfg.batches} has no effect: {kind} does not diffuse; leave it null.")
-    cases = min(cfg.cases, len(trained.data.split.test))
-    user, layers = attention.maps_of_user(trained, cfg.user), attention.measure(trained, cases=cases)
-    numbers: dict[str, Any] = {"user": user, "cases": cases, "attention": layers}
-    figures = {
-        "attention": attention_pictures.draw_maps(user),
-        "attention_statistics": attention_pictures.draw_statistics(layers, cases=cases),
-    }
-    logged = attention.logged(layers)
-    if attention.draws(trained):
-        numbers["diversity"] = diversity.measure(trained)
-        figures["diversity"] = diversity.draw(numbers["diversity"], lengths=list(trained.config.metrics.k))
-        logged |= diversity.logged(numbers["diversity"])
-    else:
+    found = whole.look_into(trained, user=cfg.user, cases=cfg.cases, batches=cfg.batches)
+    if not attention.draws(trained):
         print("Left out: diversity.png and the spread over draws, since this model's attention draws nothing.")
-    if isinstance(model, CDDRec):
-        parts = denoising.measure(trained, batches=cfg.batches)
-        numbers |= parts
-        figures |= denoising.draw(parts, metric=trained.config.monitor)
-        logged |= denoising.logged(parts)
-    return numbers, figures, logged
+    return found
 
 
 def _log(cfg: DictConfig, numbers: dict[str, float], pictures: dict[str, Path], checkpoint: Path) -> None:
@@ -163,6 +143,8 @@ def _log(cfg: DictConfig, numbers: dict[str, float], pictures: dict[str, Path], 
             for name, path in pictures.items():
                 logger.log_image(key=f"diagnose/{name}", images=[str(path)])
         logger.finalize("success")
+        if hasattr(logger.experiment, "finish"):  # W&B's, which the next run of this process would go on with
+            logger.experiment.finish()
 
 
 @hydra.main(config_path=config.CONFIG_DIR, config_name="diagnose", version_base="1.3")

@@ -33,7 +33,7 @@ LOST = "A process of this run was lost: killed, perhaps for its memory, or faile
 # What does not change a run's outcome is not part of its identity.
 NOT_IDENTITY = (
     *("paths", "logger", "print_config", "tags", "task", "ckpt_path"),
-    *("train", "test", "compile", "trust", "sweep"),
+    *("train", "test", "compile", "trust", "sweep", "show"),
 )
 
 

@@ -31,6 +31,7 @@ from seqgen.progress import Progress
 from seqgen.pruning import Pruning
 from seqgen.results import RunRecord
 from seqgen.settings import key_of
+from seqgen.showcase import Showcase, takes_pictures
 
 
 def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecord) -> L.Trainer:
@@ -52,6 +53,8 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
     loggers = _built(cfg, "logger", Logger) if cfg.logger else []
     callbacks = _built(cfg, "callbacks", L.Callback) if cfg.callbacks and model.trainable else []
     shown = [Progress(record, monitor=cfg.monitor)] if cfg.trainer.get("enable_progress_bar") is not False else []
+    if (cfg.show.users or cfg.show.pictures) and any(takes_pictures(logger) for logger in loggers):
+        callbacks.append(Showcase(**cfg.show))
     if model.trainable and (place := place_of_trial()):
         reporter = Reporter(place) if record.write_file else None
         callbacks.append(Pruning(record, reporter, monitor=cfg.monitor))
@@ -76,10 +79,10 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
         )
     subprocess_script._launch_process_observer = watch_children  # type: ignore[assignment]  # Lightning has no hook
     record.update(device=summary.device_name(trainer))
-    parameters = record.content["parameters"]
+    found = {name: record.content[name] for name in ("run_id", "choices", "parameters")}
     for logger in loggers:
         try:
-            logger.log_hyperparams({"choices": config.choices(), **record.content["config"], "parameters": parameters})
+            logger.log_hyperparams({**record.content["config"], **found})
         except TypeError as error:  # W&B is given its settings only now
             raise UserError(f"logger: {error}") from error
     if "wandb" in (cfg.logger or {}):
@@ -116,7 +119,8 @@ def summarise_best(loggers: Sequence[Any], lengths: Sequence[int]) -> None:
     for logger in loggers:
         if not hasattr(logger.experiment, "define_metric"):
             continue
-        logger.experiment.define_metric("train/*", step_metric="epoch")
+        for kind in ("train", "test"):
+            logger.experiment.define_metric(f"{kind}/*", step_metric="epoch")
         for row in METRICS.values():
             best = {True: "max", False: "min", None: "last"}[row.higher_is_better]
             for name in row.names(lengths):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
 
 # Settings that may change between two starts of a study, since no result depends on them.
-FREE = ("print_config", "tags", "task", "logger", "paths", "trainer.enable_", "hydra")
+FREE = ("print_config", "tags", "task", "logger", "show", "paths", "trainer.enable_", "hydra")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ def test_generated_attention_agrees_with_the_run_and_is_logged(tmp_path: Path) -
         WANDB_MODE="offline",
     )
     assert shown.returncode == 0, shown.stderr
+    assert getattr(sys.modules.get("wandb"), "run", None) is None
     told = json.loads((tmp_path / "out/diagnose.json").read_text())
     assert told["cases"] == 60
     assert told["user"]["user"] == 7

@@ -52,6 +52,11 @@ class Catalog:
             )
         return self.train()
 
+    def name(self, item: int) -> str:
+        """The title of an item, 1..num_items, or its original id where it has none."""
+        title = self.titles[item - 1] if self.titles is not None else None
+        return title or str(self.item_ids[item - 1])
+
     def by_popularity(self) -> Tensor:
         """All ids by falling number of training interactions, equal ones by rising id, (num_items + 1,); 0 is last."""
         counts = self.item_counts.clone()

@@ -23,13 +23,13 @@ class TrainedRun:
         config: As composed for the run.
         data: The run's data.
         checkpoint: From `read_checkpoint`.
-        trust: Packages whose classes the configuration may name, as of `config.build`.
+        trust: Packages whose classes the configuration may name, as of `config.build`; None where it is the user's own.
     """
 
     config: DictConfig
     data: SequenceDataModule
     checkpoint: dict[str, Any]
-    trust: tuple[str, ...] = ()
+    trust: tuple[str, ...] | None = ()
 
     def model(self, **inference: Any) -> SequentialRecommender:
         """The trained model in evaluation mode; the arguments replace keys of `model.inference`."""

@@ -141,10 +141,7 @@ def maps_of_user(trained: TrainedRun, user: Any) -> dict[str, Any]:
     catalog = trained.data.catalog
     batch = batch_of(trained, cases_of_user(trained, user))
     model = encoded(trained, **DETERMINISTIC if draws(trained) else {})
-    items = batch.groups[0].items[0].tolist()
-    names = [str(catalog.item_ids[item - 1]) for item in items]
-    if catalog.titles is not None:
-        names = [catalog.titles[item - 1] or name for item, name in zip(items, names, strict=True)]
+    names = [catalog.name(item) for item in batch.groups[0].items[0].tolist()]
     maps = {layer.name: layer.weights()[0].tolist() for layer in observe(model, batch)[0]}
     return {"user": catalog.user_ids[int(batch.users[0])], "items": names, "maps": maps}
 

@@ -12,19 +12,20 @@ from seqgen.model.cddrec import CDDRec
 BATCHES = 20  # of training, over which the losses are taken where no other number is given
 
 
-def measure(trained: TrainedRun, *, batches: int | None) -> dict[str, Any]:
+def measure(trained: TrainedRun, *, batches: int | None, validate: bool = True) -> dict[str, Any]:
     """`schedule`, `loss` and `inference`.
 
     Args:
         trained: A run of `model=cddrec`.
         batches: Number of training batches the losses are taken over; None takes 20.
+        validate: False leaves `inference` empty.
     """
     model = trained.model()
     assert isinstance(model, CDDRec)
     return {
         "schedule": _schedule(model),
         "loss": _loss_by_step(model, trained.data, batches or BATCHES),
-        "inference": _accuracy_by_inference(trained, model),
+        "inference": _accuracy_by_inference(trained, model) if validate else [],
     }
 
 
@@ -80,7 +81,8 @@ def draw(numbers: dict[str, Any], *, metric: str) -> dict[str, Figure]:
     """One picture for each part."""
     schedule, losses, rows = numbers["schedule"], numbers["loss"], numbers["inference"]
     steps = range(1, len(schedule["signal"]) + 1)
-    drawn = {name: Figure(figsize=(7, 4), layout="constrained") for name in ("schedule", "loss", "inference")}
+    names = ("schedule", "loss", "inference") if rows else ("schedule", "loss")
+    drawn = {name: Figure(figsize=(7, 4), layout="constrained") for name in names}
     axes = drawn["schedule"].subplots(1, 2)
     axes[0].plot(steps, schedule["signal_to_noise"], marker=".")
     axes[0].set(yscale="log", xlabel="step t", ylabel="signal to noise")
@@ -92,9 +94,14 @@ def draw(numbers: dict[str, Any], *, metric: str) -> dict[str, Figure]:
     for axis, (name, values) in zip(plots, losses.items(), strict=True):
         axis.plot(steps, values, marker=".")
         axis.set(xlabel="step t", title=name.replace("_", " "))
-    axis = drawn["inference"].subplots()
+    if rows:
+        _draw_accuracy(drawn["inference"], rows, metric)
+    return drawn
+
+
+def _draw_accuracy(figure: Figure, rows: list[dict[str, Any]], metric: str) -> None:
+    axis = figure.subplots()
     names = [f"{r['steps']} step(s)" + (f", noise, {r['samples']} sample(s)" if r["noise"] else "") for r in rows]
     axis.bar_label(axis.barh(names[::-1], [row[metric] for row in rows][::-1]), fmt="%.4f", padding=3)
     axis.margins(x=0.12)
     axis.set(xlabel=metric)
-    return drawn

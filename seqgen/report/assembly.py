@@ -101,6 +101,7 @@ def compute(
         design=_design(groups, first, found),
         versions=tuple(dict.fromkeys(run.version for run in runs if run.version)),
         written=_written(runs),
+        run_ids=tuple(run.run_id for run in runs),
     )
 
 

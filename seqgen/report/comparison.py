@@ -28,6 +28,7 @@ class Comparison:
         versions: Of seqgen, torch and Python that the runs were made with, with commit and device, each once.
         written: When the first and the last ``results.json`` were written, in seconds since 1970; None where all runs
             are stored ones, whose files do not tell.
+        run_ids: Of the compared runs.
     """
 
     summary: pl.DataFrame
@@ -43,3 +44,4 @@ class Comparison:
     design: str = ""
     versions: tuple[str, ...] = ()
     written: tuple[float, float] | None = None
+    run_ids: tuple[str, ...] = ()

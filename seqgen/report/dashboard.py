@@ -1,6 +1,10 @@
-"""A comparison of runs as one run of Weights & Biases: its tables, and learning curves as a plot."""
+"""A comparison of runs in Weights & Biases: a run with its tables and curves, and a report with W&B's own panels."""
 
-from typing import TYPE_CHECKING
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from seqgen.report.tables import markdown
 
 if TYPE_CHECKING:
     import polars as pl
@@ -21,6 +25,7 @@ def log_comparison(comparison: "Comparison", project: str, entity: str | None = 
     """
     import wandb
 
+    address = None
     run = wandb.init(project=project, entity=entity, job_type="report", name=f"report {comparison.compare}")
     finished = False
     try:
@@ -35,7 +40,52 @@ def log_comparison(comparison: "Comparison", project: str, entity: str | None = 
         finished = True
     finally:
         run.finish(exit_code=0 if finished else 1)
-    return str(run.url or run.dir)
+    if run.url and is_installed():  # offline there is nobody to keep a report
+        address = report_of(comparison, project=run.project, entity=run.entity).save().url
+    elif run.url:
+        print("For a W&B report with panels of the runs: pip install 'seqgen[wandb-report]'")
+    return str(address or run.url or run.dir)
+
+
+def is_installed() -> bool:
+    """Whether the package that writes reports is there; it does not come with W&B."""
+    return importlib.util.find_spec("wandb_workspaces") is not None
+
+
+def report_of(comparison: "Comparison", *, project: str, entity: str | None) -> Any:
+    """A W&B report, not yet saved: the tables, and panels of the compared runs that were logged to the project.
+
+    Args:
+        comparison: What `seqgen.report` has compared.
+        project: Of W&B.
+        entity: User or team.
+    """
+    from wandb_workspaces import expr
+
+    reports: Any = importlib.import_module("wandb_workspaces.reports.v2")
+    place = {"project": project} | ({"entity": entity} if entity else {})
+    keys = ["config.choices.data", "config.choices.model", "config.choices.attention"]
+    logged = reports.Runset(
+        **place,
+        name="the compared runs",
+        filters=expr.And(expr.Config("run_id").isin(list(comparison.run_ids))),
+        groupby=keys,
+    )
+    curves = reports.LinePlot(x="epoch", y=[comparison.monitor], groupby_rangefunc="stddev", title=comparison.monitor)
+    panels = [
+        curves,
+        reports.BarPlot(metrics=[comparison.compare], title=comparison.compare),
+        reports.ScatterPlot(
+            x="timing/train_epoch_s",
+            y=comparison.compare,
+            title="accuracy against time",
+        ),
+        reports.MediaBrowser(media_keys=["examples"]),
+    ]
+    blocks = [reports.MarkdownBlock(text=markdown(comparison)), reports.PanelGrid(runsets=[logged], panels=panels)]
+    return reports.Report(
+        **place, title=f"Comparison by {comparison.compare}", description=comparison.design, blocks=blocks
+    )
 
 
 def _log_curves(run: object, comparison: "Comparison") -> None:
