@@ -9,8 +9,6 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from seqgen.callbacks import Recorder
 from seqgen.data.datamodule import SequenceDataModule
-from seqgen.diagnosis import TrainedRun
-from seqgen.diagnosis.whole import can_be_diagnosed, look_into
 from seqgen.model.base import SequentialRecommender
 
 HISTORY, LISTED = 10, 10  # items of a history, and of a list, that are shown
@@ -39,14 +37,9 @@ class Showcase(L.Callback):
             columns, rows = examples(data, recorder.ranked, users=self.users)
             for logger in loggers:
                 _log_table(logger, "examples", columns, rows)
-        if self.pictures and can_be_diagnosed(pl_module):
-            checkpoint: dict[str, Any] = {"state_dict": pl_module.state_dict()}
-            pl_module.on_save_checkpoint(checkpoint)
-            run = OmegaConf.create(pl_module.config)
-            found = look_into(TrainedRun(config=run, data=data, checkpoint=checkpoint, trust=None), validate=False)
+        for name, figure in _figures(pl_module, data).items() if self.pictures else []:
             for logger in loggers:
-                for name, figure in found.figures.items():
-                    _log_figure(logger, f"diagnose/{name}", figure)
+                _log_figure(logger, f"diagnose/{name}", figure)
 
 
 def takes_pictures(logger: Logger) -> bool:
@@ -79,6 +72,17 @@ def examples(
         rows.append([user, " → ".join(history), catalog.name(int(values[stop])), int(rank[place]), *titles])
     columns = ["user", f"history, the newest last (at most {HISTORY})", "target", "rank of the target"]
     return [*columns, *(f"{position}." for position in range(1, listed + 1))], rows
+
+
+def _figures(model: SequentialRecommender, data: SequenceDataModule) -> dict[str, Any]:
+    from seqgen.diagnosis import TrainedRun, whole  # here, since matplotlib is slow to import
+
+    if not whole.can_be_diagnosed(model):
+        return {}
+    checkpoint: dict[str, Any] = {"state_dict": model.state_dict()}
+    model.on_save_checkpoint(checkpoint)
+    trained = TrainedRun(config=OmegaConf.create(model.config), data=data, checkpoint=checkpoint, trust=None)
+    return whole.look_into(trained, validate=False).figures
 
 
 def _log_table(logger: Any, name: str, columns: list[str], rows: list[list[Any]]) -> None:

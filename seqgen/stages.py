@@ -31,7 +31,6 @@ from seqgen.progress import Progress
 from seqgen.pruning import Pruning
 from seqgen.results import RunRecord
 from seqgen.settings import key_of
-from seqgen.showcase import Showcase, takes_pictures
 
 
 def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecord) -> L.Trainer:
@@ -53,8 +52,10 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
     loggers = _built(cfg, "logger", Logger) if cfg.logger else []
     callbacks = _built(cfg, "callbacks", L.Callback) if cfg.callbacks and model.trainable else []
     shown = [Progress(record, monitor=cfg.monitor)] if cfg.trainer.get("enable_progress_bar") is not False else []
-    if (cfg.show.users or cfg.show.pictures) and any(takes_pictures(logger) for logger in loggers):
-        callbacks.append(Showcase(**cfg.show))
+    if loggers and (cfg.show.users or cfg.show.pictures):
+        from seqgen.showcase import Showcase, takes_pictures
+
+        callbacks += [Showcase(**cfg.show)] if any(map(takes_pictures, loggers)) else []
     if model.trainable and (place := place_of_trial()):
         reporter = Reporter(place) if record.write_file else None
         callbacks.append(Pruning(record, reporter, monitor=cfg.monitor))
