@@ -75,7 +75,7 @@ def examples(
 
 
 def _figures(model: SequentialRecommender, data: SequenceDataModule) -> dict[str, Any]:
-    from seqgen.diagnosis import TrainedRun, whole  # here, since matplotlib is slow to import
+    from seqgen.diagnosis import TrainedRun, whole  # only where something is drawn
 
     if not whole.can_be_diagnosed(model):
         return {}

@@ -5,14 +5,16 @@ are logged. What they share stands here.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as L
 from omegaconf import DictConfig, OmegaConf
 
 from seqgen.checkpoint import restore
-from seqgen.data.datamodule import SequenceDataModule
-from seqgen.model.base import SequentialRecommender
+
+if TYPE_CHECKING:
+    from seqgen.data.datamodule import SequenceDataModule
+    from seqgen.model.base import SequentialRecommender
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,11 @@ class TrainedRun:
     """
 
     config: DictConfig
-    data: SequenceDataModule
+    data: "SequenceDataModule"
     checkpoint: dict[str, Any]
     trust: tuple[str, ...] | None = ()
 
-    def model(self, **inference: Any) -> SequentialRecommender:
+    def model(self, **inference: Any) -> "SequentialRecommender":
         """The trained model in evaluation mode; the arguments replace keys of `model.inference`."""
         if inference.get("samples") == 0 and "noise" in self.config.model.inference:
             inference["noise"] = False

@@ -1,13 +1,15 @@
 """A model that diffuses: noise schedule, each part of the objective by step, accuracy by setting of inference."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.figure import Figure
 
-from seqgen.data.datamodule import SequenceDataModule
 from seqgen.diagnosis import TrainedRun
 from seqgen.model.cddrec import CDDRec
+
+if TYPE_CHECKING:
+    from seqgen.data.datamodule import SequenceDataModule
 
 BATCHES = 20  # of training, over which the losses are taken where no other number is given
 
@@ -43,7 +45,7 @@ def _schedule(model: CDDRec) -> dict[str, list[float]]:
 
 
 @torch.no_grad()
-def _loss_by_step(model: CDDRec, data: SequenceDataModule, batches: int) -> dict[str, list[float]]:
+def _loss_by_step(model: CDDRec, data: "SequenceDataModule", batches: int) -> dict[str, list[float]]:
     """Each part of the objective by step, mean over some training batches, without dropout."""
     steps = torch.arange(1, model.diffusion.num_steps + 1)
     sums: dict[str, Any] = {}
