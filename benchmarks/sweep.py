@@ -2,6 +2,7 @@
 
     python benchmarks/sweep.py                # about a quarter of an hour on two cores
     python benchmarks/sweep.py --only crash node
+    SEQGEN_DATA=... python benchmarks/sweep.py --only page --keep page.html    # about twenty minutes more
 
 - overhead: seconds of one job under `hydra/launcher=ray` above those of the same run alone, both from the start of the
   command to its end, prepared data from the cache. Several jobs share the start of Ray: it is given apart, as the time
@@ -11,15 +12,21 @@
   the runs must be those of the sweep that nobody disturbed, to the last bit.
 - node: two nodes of Ray's cluster utility, one killed in the middle; the sweep goes on with the rest and ends with exit
   code 1, and `sweep.resume=true` finishes it, likewise.
+- page: two real data sets x four kinds of attention x three seeds, and a fifth kind whose six jobs fail by design. A
+  job is killed, then one of two nodes; resumed once, the report must hold the numbers of the sweep that nobody
+  disturbed, and the jobs that fail by design as such.
 
 Prints a table and writes benchmarks/results/sweep.json.
 """
 
 import argparse
+import contextlib
+import csv
 import json
 import os
 import random
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -27,7 +34,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +47,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "sweep.json"
 RUN = [sys.executable, "-m", "seqgen.run"]
 QUIET = ["trainer=cpu", "print_config=false", "trainer.enable_progress_bar=false", "trainer.enable_model_summary=false"]
 SMALL = ["data.source.num_users=400", *QUIET]
+DATA, KINDS, BROKEN = ("ml100k", "ml_latest_small"), ("softmax", "multi_query", "vae", "diffusion"), "three_heads"
+REAL = ["model=genatt", "trainer.max_epochs=6", "data.batch_size=128", "seed=1,2,3", *QUIET]
 SWEPT = ["model=sasrec,genatt", "seed=1,2,3", "trainer.max_epochs=25", *SMALL]
 
 
@@ -122,6 +132,23 @@ def table_of(folder: Path) -> dict[str, Any]:
     return found
 
 
+@contextlib.contextmanager
+def two_nodes() -> Iterator[tuple[str, Callable[[], None]]]:
+    """Ray's address, and what kills the second node."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    try:
+        yield cluster.address, lambda: cluster.remove_node(second, allow_graceful=False)
+    finally:
+        cluster.shutdown()
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(file.read_text()) for file in folder.glob("*/results.json")]
+
+
 def undisturbed(folder: Path) -> dict[str, Any]:
     if not (folder / "whole").exists():
         succeeded(swept(folder / "whole", *SWEPT, launcher="basic")[1])
@@ -171,28 +198,21 @@ def crash(folder: Path, kills: int) -> dict[str, Any]:
 
 def node(folder: Path) -> dict[str, Any]:
     """Kill the node that runs a job, once both nodes run some."""
-    from ray.cluster_utils import Cluster
-
     place, lost = folder / "node", list[str]()
     whole = undisturbed(folder)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    second = cluster.add_node(num_cpus=1)
-
-    def kill(over: threading.Event) -> None:
-        while not over.wait(0.5):
-            running = [json.loads(file.read_text()) for file in place.glob("*/results.json")]
-            if sum(results["status"] == "running" and results["epochs"] > 2 for results in running) == 2:
-                cluster.remove_node(second, allow_graceful=False)
-                lost.append("second")
-                return
-
     how = ["-m", "hydra/launcher=ray", *SWEPT, f"hydra.sweep.dir={place}"]
-    try:
-        first = while_it_runs(kill, *how, f"hydra.launcher.address={cluster.address}")
+    with two_nodes() as (address, kill_second):
+
+        def kill(over: threading.Event) -> None:
+            while not over.wait(0.5):
+                if sum(one["status"] == "running" and one["epochs"] > 2 for one in records(place)) == 2:
+                    kill_second()
+                    lost.append("second")
+                    return
+
+        first = while_it_runs(kill, *how, f"hydra.launcher.address={address}")
         finished = sum(one["status"] == "finished" for one in table_of(place).values())
-        again = timed(*how, f"hydra.launcher.address={cluster.address}", "sweep.resume=true")[1]
-    finally:
-        cluster.shutdown()
+        again = timed(*how, f"hydra.launcher.address={address}", "sweep.resume=true")[1]
     return {
         "jobs": len(whole),
         "nodes_killed": len(lost),
@@ -202,6 +222,67 @@ def node(folder: Path) -> dict[str, Any]:
         "resumed": next((line for line in again.stdout.splitlines() if " have finished, " in line), ""),
         "equal": table_of(place) == whole,
     }
+
+
+def page(folder: Path, keep: Path | None) -> dict[str, Any]:
+    """A comparison on real data that a job, a node and six failing jobs disturb, from the command to its page."""
+    (folder / "conf/attention").mkdir(parents=True)
+    broken = (ROOT / "conf/attention/softmax.yaml").read_text().replace("num_heads: 1", "num_heads: 3")
+    (folder / f"conf/attention/{BROKEN}.yaml").write_text(broken)
+    kinds = ",".join((KINDS[0], BROKEN, *KINDS[1:]))
+    swept = [f"data={','.join(DATA)}", *REAL]
+    how = ["-m", "hydra/launcher=ray", f"attention={kinds}", *swept, f"hydra.searchpath=[file://{folder}/conf]"]
+    quiet = ["-m", "hydra/launcher=ray", f"attention={','.join(KINDS)}", *swept, f"hydra.sweep.dir={folder}/quiet"]
+    succeeded(timed(*quiet, "hydra.launcher.slots=2")[1])
+    whole, place, killed = table_of(folder / "quiet"), folder / "page", list[str]()
+    with two_nodes() as (address, kill_second):
+
+        def kill(over: threading.Event) -> None:
+            """A job once three have finished, a node once six have and it runs one."""
+            while len(killed) < 2 and not over.wait(0.3):
+                found = records(place)
+                finished = sum(one["status"] == "finished" for one in found)
+                running = [one for one in found if one["status"] == "running" and one["epochs"] > 1]
+                if not killed and finished >= 3 and running:
+                    os.kill(running[0]["pid"], signal.SIGKILL)
+                    killed.append("job")
+                elif killed and finished >= 6 and len(running) == 2:
+                    kill_second()
+                    killed.append("node")
+
+        how += [f"hydra.sweep.dir={place}", f"hydra.launcher.address={address}"]
+        first = while_it_runs(kill, *how)
+        again = timed(*how, "sweep.resume=true")[1]
+    output = folder / "page.html"
+    told = [*("-m", "seqgen.report", str(place), "--html", str(output), "--csv", str(folder / "page.csv"))]
+    subprocess.run([sys.executable, *told], cwd=ROOT, env=environment(), check=True, capture_output=True)
+    if keep:
+        shutil.copy(output, keep)
+    ended = {one["run_id"]: one["status"] for one in records(place) if one["run_id"]}
+    return {
+        "jobs": len(whole) + 6,
+        "killed": killed,
+        "exit_codes": [first.returncode, again.returncode],
+        "listed_at_first": [line for line in first.stderr.splitlines() if " jobs did not finish" in line],
+        "resumed": next((line for line in again.stdout.splitlines() if " have finished, " in line), ""),
+        "failed_by_design": sum(status == "failed" for status in ended.values()),
+        "equal": {k: v for k, v in table_of(place).items() if v["status"] == "finished"} == whole,
+        "page_equal": means_of(folder / "page.csv") == means(records(folder / "quiet")),
+    }
+
+
+def means(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """Test NDCG@10 of each data set and kind of attention, seeds averaged, as far as the CSV shows digits."""
+    found = defaultdict[str, list[float]](list)
+    for run in runs:
+        found[f"{run['choices']['data']} {run['choices']['attention']}"].append(run["metrics"]["test/ndcg@10"])
+    return {name: round(statistics.mean(values), 12) for name, values in found.items()}
+
+
+def means_of(file: Path) -> dict[str, float]:
+    with file.open() as stream:
+        rows = list(csv.DictReader(stream))
+    return {f"{row['data']} {row['attention']}": round(float(row["test/ndcg@10"]), 12) for row in rows}
 
 
 def show(found: dict[str, Any]) -> None:
@@ -219,13 +300,19 @@ def show(found: dict[str, Any]) -> None:
             what = f"{len(one['killed'])} of {one['jobs']} jobs" if name == "crash" else "one of two nodes"
             same = "equal to" if one["equal"] else "DIFFERENT FROM"
             table.add_row(f"{what} killed, resumed once", f"{same} the undisturbed sweep")
+    if one := found.get("page"):
+        same = "equal to" if one["equal"] and one["page_equal"] else "DIFFERENT FROM"
+        what = f"{one['jobs']} jobs on real data, {' and '.join(one['killed'])} killed, {one['failed_by_design']} fail"
+        table.add_row(f"{what}, resumed once", f"runs and page {same} the undisturbed sweep's")
     Console().print(table)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("overhead", "packing", "crash", "node")
-    parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="the others keep their stored figures")
+    parts = ("overhead", "packing", "crash", "node", "page")
+    usual = parts if os.environ.get("SEQGEN_DATA") else parts[:-1]
+    parser.add_argument("--only", nargs="+", choices=parts, default=usual, help="the others keep their stored figures")
+    parser.add_argument("--keep", type=Path, help="where to keep the page")
     parser.add_argument("--repeats", type=int, default=3, help="of the overhead")
     parser.add_argument("--kills", type=int, default=4, help="of jobs")
     parser.add_argument("--json", type=Path, default=RESULTS)
@@ -239,6 +326,7 @@ def main() -> None:
             "packing": lambda: packing(folder),
             "crash": lambda: crash(folder, options.kills),
             "node": lambda: node(folder),
+            "page": lambda: page(folder, options.keep),
         }
         for name in options.only:
             load = os.getloadavg()[0]

@@ -243,9 +243,9 @@ def test_of_two_processes_whichever_is_told_to_stop_both_end_on_record(stopped: 
 def test_of_two_processes_whichever_is_killed_the_other_ends_on_record(
     killed: str, early: bool, tmp_path: Path
 ) -> None:
-    how = ["model=sasrec", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=100000"]
-    how += ["callbacks=checkpoints", f"hydra.run.dir={tmp_path}"]
-    line = [sys.executable, "-m", "seqgen.run", *TINY, *QUIET, *how]
+    how = ["model=sasrec", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "callbacks=checkpoints"]
+    how += [*TINY, *QUIET, "trainer.max_epochs=80"]
+    line = [sys.executable, "-m", "seqgen.run", *how, f"hydra.run.dir={tmp_path}"]
     run = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def second() -> int | None:
@@ -269,6 +269,14 @@ def test_of_two_processes_whichever_is_killed_the_other_ends_on_record(
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["status"] == "failed"
     assert "rocess of this run was lost" in results["error"]
+    if killed == "second" and not early:
+        assert results["epochs"] < 80
+        resumed = command("seqgen.run", *how, f"ckpt_path={tmp_path}/checkpoints/last.ckpt", cwd=tmp_path)
+        undisturbed = command("seqgen.run", *how, f"hydra.run.dir={tmp_path}/undisturbed", cwd=tmp_path)
+        assert resumed.returncode == undisturbed.returncode == 0, resumed.stderr + undisturbed.stderr
+        again, whole = (json.loads(f.read_text()) for f in tmp_path.glob("[ou]*/**/results.json"))
+        for key in ("metrics", "history", "best_epoch"):
+            assert again[key] == whole[key]
 
 
 def cmdline(pid: int) -> bytes:
