@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from seqgen.config import choices, choose, is_job, named_by_the_user, options, plain, sweeps_over
@@ -147,6 +148,9 @@ def check(cfg: DictConfig) -> None:
     check_wandb(cfg)
     if "hparams_search" in choices() and not is_job():
         raise UserError("hparams_search= has no effect on a single run; add --multirun.")
+    for text in [] if is_job() else HydraConfig.get().overrides.hydra:
+        if text.startswith(("hydra/sweeper=", "hydra/launcher=")):
+            raise UserError(f"{text} has no effect on a single run; add --multirun.")
     if cfg.sweep.resume and not is_job():
         raise UserError(
             "sweep.resume=true has no effect on a single run; add --multirun, or resume it with ckpt_path=."

@@ -140,6 +140,8 @@ def sentence(error: BaseException, arguments: Sequence[str]) -> str | None:
         return "Another process of this run was lost; its own output says why. Go on with ckpt_path= of last.ckpt."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, UserError):
+        return str(error.__cause__)
     if isinstance(error, InstantiationException):  # a constructor of ours failed otherwise than by a bad value
         return None
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -172,6 +174,8 @@ def _group_sentence(arguments: Sequence[str]) -> str:
 def _hydra_sentence(text: str, arguments: Sequence[str]) -> str:
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found[1]} lists several choices, which makes a sweep: add --multirun (-m)."
+    if "In 'hparams_search/" in text:  # adds settings that another sweeper than its own does not have
+        return "hparams_search= chooses hydra/sweeper=optuna; leave the other hydra/sweeper= out."
     if key := unknown_key(text):
         known = _known_keys(arguments)  # of the first of several models; another need not have the key
         return f"{key} is not a key of this configuration{'' if key in known else nearest(key, known)}."
@@ -197,7 +201,8 @@ def _known_keys(arguments: Sequence[str]) -> list[str]:
     try:
         # What there is to warn of was warned of when the command line was composed.
         with warnings.catch_warnings(action="ignore"):
-            whole = OmegaConf.to_container(composed(chosen), resolve=False)
+            name = "compare" if any(a.startswith("compare.") for a in arguments) else "config"
+            whole = OmegaConf.to_container(composed(chosen, config_name=name), resolve=False)
     except HydraException:
         return []
     assert isinstance(whole, dict)

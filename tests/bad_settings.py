@@ -76,6 +76,8 @@ AT_ONCE = [
     ("optimizer.betas=[0.9]", "optimizer.betas=[0.9] must be a list of 2"),
     ("logger=wandb", "logger=wandb needs an account: run `wandb login`, or set WANDB_API_KEY"),
     ("hparams_search=mqsa_ted", "hparams_search= has no effect on a single run; add --multirun"),
+    ("hydra/sweeper=optuna", "hydra/sweeper=optuna has no effect on a single run; add --multirun"),
+    ("hydra/launcher=ray", "hydra/launcher=ray has no effect on a single run; add --multirun"),
     ("model._target_=seqgen.model.nowhere.Model", "model._target_=seqgen.model.nowhere.Model cannot be imported"),
     ("logger=null", "logger=null does not exist; choose one of csv, many, none, tensorboard, wandb"),
     ("callbacks=null", "callbacks=null does not exist; choose one of"),

@@ -39,9 +39,20 @@ class GridSweeper(BasicSweeper):
     Args:
         max_batch_size: Jobs that are handed to the launcher at once; None for all.
         params: Values of keys, beside those of the command line.
+        others: Of a study, which nobody asks for here.
+
+    Raises:
+        UserError: There are such settings.
     """
 
-    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None = None) -> None:
+    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None = None, **others: Any) -> None:
+        from seqgen.errors import UserError
+
+        if others:
+            raise UserError(
+                f"hydra.sweeper.{next(iter(others))} is a setting of hydra/sweeper=optuna; leave hparams_search=, "
+                "which chooses that sweeper, or the other sweeper out."
+            )
         super().__init__(max_batch_size, params)
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:

@@ -58,6 +58,7 @@ def test_a_study_from_the_command_line_ends_with_the_winners_command(tmp_path: P
             "model.dropuot=interval(0,1)",
             "model.dropuot is not a key of this configuration; did you mean model.dropout.",
         ),
+        ("hydra/sweeper=basic", "hparams_search= chooses hydra/sweeper=optuna; leave the other hydra/sweeper= out."),
         ("data=beauty,toys", "data=beauty,toys: a study tunes one model on one data set"),
     ],
 )
