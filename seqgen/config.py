@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from seqgen.errors import SettingError, UserError, too_large
-from seqgen.jobs import MARK
+from seqgen.sweeps.jobs import MARK
 
 _PACKAGE = Path(__file__).resolve().parent
 # A checkout has conf/ beside the package, a wheel inside it.
@@ -84,7 +84,7 @@ def is_sweep() -> bool:
 
 
 def is_job() -> bool:
-    """Whether this run is one job of a --multirun, in the sweep's process or in one of its own (`seqgen.jobs`)."""
+    """Whether this run is a job of a --multirun, in the sweep's process or in one of its own (`seqgen.sweeps.jobs`)."""
     return is_sweep() or is_marked()
 
 

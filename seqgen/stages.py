@@ -24,13 +24,13 @@ from seqgen.ending import watch_children
 from seqgen.energy import EnergyMeter
 from seqgen.errors import UserError
 from seqgen.finite import StopAtNonFinite
-from seqgen.journal import Reporter, place_of_trial
 from seqgen.metric_table import METRICS, row_of
 from seqgen.model.base import SequentialRecommender
 from seqgen.progress import Progress
-from seqgen.pruning import Pruning
 from seqgen.results import RunRecord
 from seqgen.settings import key_of
+from seqgen.tuning.journal import Reporter, place_of_trial
+from seqgen.tuning.pruning import Pruning
 
 
 def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecord) -> L.Trainer:

@@ -13,8 +13,8 @@ from hydra_plugins.seqgen_grid.sweeper import GridSweeper
 
 if TYPE_CHECKING:
     from hydra_plugins.seqgen_ray.launcher import RayLauncher
-    from seqgen.candidates import Candidate
-    from seqgen.rounds import Plan
+    from seqgen.compare.candidates import Candidate
+    from seqgen.compare.rounds import Plan
 
 
 class CompareSweeper(GridSweeper):
@@ -29,9 +29,9 @@ class CompareSweeper(GridSweeper):
         Raises:
             UserError: The candidates cannot be compared, or some runs did not finish.
         """
-        from seqgen import rounds
-        from seqgen.candidates import refuse_other_data
         from seqgen.cli import stopped_in_words
+        from seqgen.compare import rounds
+        from seqgen.compare.candidates import refuse_other_data
         from seqgen.report.__main__ import main as report
 
         assert self.config is not None
@@ -74,11 +74,11 @@ class CompareSweeper(GridSweeper):
         Raises:
             UserError: A setting is wrong, or the candidates cannot be compared.
         """
-        from seqgen.candidates import names, refuse_unequal
-        from seqgen.jobs import threads
-        from seqgen.rounds import Plan
+        from seqgen.compare.candidates import names, refuse_unequal
+        from seqgen.compare.rounds import Plan
         from seqgen.settings import key_of
         from seqgen.signatures import check_type
+        from seqgen.sweeps.jobs import threads
 
         assert self.config is not None
         told = self.config.compare
@@ -123,10 +123,10 @@ class CompareSweeper(GridSweeper):
         environment: dict[str, str],
     ) -> "Candidate":
         from seqgen import config
-        from seqgen.candidates import Candidate, place
         from seqgen.check import check, check_shape, drop_unused
-        from seqgen.rounds import TUNING
-        from seqgen.search import SEARCH, study_of
+        from seqgen.compare.candidates import Candidate, place
+        from seqgen.compare.rounds import TUNING
+        from seqgen.tuning.search import SEARCH, study_of
 
         assert self.config is not None
         with as_job(composed, folder / TUNING):

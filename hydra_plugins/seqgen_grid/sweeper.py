@@ -21,8 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from hydra_plugins.seqgen_grid.left_out import LeftOut, as_job, groups_of, swept_keys
 
 if TYPE_CHECKING:
-    from seqgen.jobs import Job, Outcome
-    from seqgen.sweep import Wanted
+    from seqgen.sweeps.jobs import Job, Outcome
+    from seqgen.sweeps.resuming import Wanted
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class GridSweeper(BasicSweeper):
         """What is left of a sweep that goes on, as jobs in their folders."""
         from seqgen.errors import UserError
         from seqgen.settings import key_of, quoted
-        from seqgen.sweep import what_is_left
+        from seqgen.sweeps.resuming import what_is_left
 
         if any(key_of(override) == "ckpt_path" for job in jobs for override in job.overrides):
             raise UserError("sweep.resume=true finds the checkpoints of a sweep by itself; leave ckpt_path= out.")
@@ -149,8 +149,8 @@ class GridSweeper(BasicSweeper):
         self, planned: Sequence[_Planned], swept: Sequence[str]
     ) -> tuple[list[Sequence[JobReturn]], list[str]]:
         """Launch all jobs; what the launcher gave back, and a line for each job that did not finish."""
-        from seqgen.jobs import Job
-        from seqgen.sweep_view import Tally
+        from seqgen.sweeps.jobs import Job
+        from seqgen.sweeps.view import Tally
 
         assert self.config is not None
         jobs = [Job(n, job.overrides, swept, _folder(job.config, n), {}) for n, job in enumerate(planned)]
@@ -207,7 +207,7 @@ def _resumes(config: DictConfig) -> bool:
 
 def _mark(config: DictConfig, swept: Sequence[str]) -> None:
     """Have each job know what the sweep goes through, wherever its launcher runs it."""
-    from seqgen.jobs import MARK
+    from seqgen.sweeps.jobs import MARK
 
     with read_write(config), open_dict(config):
         config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{MARK}='{','.join(swept)}'")
@@ -229,7 +229,7 @@ def _wanted(job: _Planned, folder: Path, prepared: dict[str, str | None]) -> "Wa
     from seqgen import config
     from seqgen.check import check_shape, drop_unused
     from seqgen.errors import UserError
-    from seqgen.sweep import Wanted
+    from seqgen.sweeps.resuming import Wanted
 
     with as_job(job.config, folder / "job"):
         cfg = OmegaConf.masked_copy(job.config, [str(key) for key in job.config if key != "hydra"])
@@ -254,8 +254,8 @@ def _wanted(job: _Planned, folder: Path, prepared: dict[str, str | None]) -> "Wa
 
 def _left_behind(job: "Job") -> "Outcome":
     """What is known of a job that its launcher no longer waits for."""
-    from seqgen.jobs import Outcome, outcome
     from seqgen.results import read_results
+    from seqgen.sweeps.jobs import Outcome, outcome
 
     results = read_results(job.folder)
     if results and results.get("status") in ("finished", "failed", "stopped"):
@@ -267,8 +267,8 @@ def _became(job: "Job", result: JobReturn) -> "Outcome":
     import traceback
 
     from seqgen import cli
-    from seqgen.jobs import Lost, Outcome
     from seqgen.results import read_results
+    from seqgen.sweeps.jobs import Lost, Outcome
 
     results, error = read_results(job.folder), result._return_value
     if result.status == JobStatus.COMPLETED:

@@ -1,6 +1,6 @@
 """The sweeper that tunes: it makes a study of the command line, starts its workers, and says what they found.
 
-The workers are `seqgen.tuning.work`: one in this process with the basic launcher, several under Ray with
+The workers are `seqgen.tuning.worker.work`: one in this process with the basic launcher, several under Ray with
 `hydra/launcher=ray`. The same command in another terminal, or on another machine that shares the folder, joins in.
 """
 
@@ -19,7 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
-    from seqgen.tuning import Best, Study
+    from seqgen.tuning.worker import Best, Study
 
 RESULTS = "optimization_results.yaml"  # as Hydra's own sweepers call it
 
@@ -29,7 +29,7 @@ class OptunaSweeper(Sweeper):
 
     Args:
         n_workers: Side by side under Ray; None for as many as there is place for.
-        study: The settings of the study, which `seqgen.search` reads where the command line is composed.
+        study: The settings of the study, which `seqgen.tuning.search` reads where the command line is composed.
     """
 
     def __init__(self, *, n_workers: int | None, **study: Any) -> None:
@@ -55,8 +55,8 @@ class OptunaSweeper(Sweeper):
         Raises:
             UserError: The space or a setting is wrong, or too many trials failed.
         """
-        from seqgen import tuning
         from seqgen.cli import stopped_in_words
+        from seqgen.tuning import worker
 
         setup_globals()
         study = self._study(arguments)
@@ -73,15 +73,15 @@ class OptunaSweeper(Sweeper):
                 self._work_under_ray(study, watch)
             else:
                 with _exit_at_sigterm():  # the trial that runs is put back, as at Ctrl-C
-                    tuning.work(study, told=watch.look)
+                    worker.work(study, told=watch.look)
         watch.look()
-        self._conclude(study, tuning.best(study))
+        self._conclude(study, worker.best(study))
 
     def _study(self, arguments: list[str]) -> "Study":
         from seqgen.errors import UserError
-        from seqgen.jobs import threads
-        from seqgen.search import study_of
         from seqgen.signatures import check_type
+        from seqgen.sweeps.jobs import threads
+        from seqgen.tuning.search import study_of
 
         check_type("hydra.sweeper.n_workers", self.n_workers, int | None)
         if self.n_workers is not None and self.n_workers < 1:
@@ -101,7 +101,7 @@ class OptunaSweeper(Sweeper):
         return study_of([*told, *arguments], environment=environment)
 
     def _work_under_ray(self, study: "Study", watch: "_Watch") -> None:
-        from seqgen.tuning import work_under_ray
+        from seqgen.tuning.worker import work_under_ray
 
         with self.launcher._ray() as ray:
             errors = work_under_ray(
@@ -116,8 +116,8 @@ class OptunaSweeper(Sweeper):
             raise error
 
     def _conclude(self, study: "Study", best: "Best") -> None:
-        from seqgen import space
         from seqgen.results import replacing
+        from seqgen.tuning import space
 
         found = {
             "name": "optuna",
@@ -157,26 +157,26 @@ class _Watch:
     """A line for each trial that has ended, whoever ran it."""
 
     def __init__(self, study: "Study") -> None:
-        from seqgen import tuning
-        from seqgen.journal import Journal
+        from seqgen.tuning import worker
+        from seqgen.tuning.journal import Journal
 
         self.study, self.journal = study, Journal(study)
         there = self.journal.trials()
         self.seen = {trial.number for trial in there if trial.state.is_finished()}
         self.started, self.before = time.monotonic(), len(self.seen)
-        if finished := tuning.count(there).finished:
+        if finished := worker.count(there).finished:
             print(f"{finished} of them are there already.", flush=True)
 
     def look(self) -> None:
-        from seqgen import space, tuning
         from seqgen.results import duration
+        from seqgen.tuning import space, worker
 
         trials = self.journal.trials()
         for trial in trials:
             if not trial.state.is_finished() or trial.number in self.seen:
                 continue
             self.seen.add(trial.number)
-            counts = tuning.count(trials)
+            counts = worker.count(trials)
             complete = [(t.value, -t.number) for t in trials if t.state.name == "COMPLETE" and t.value is not None]
             state = trial.state.name.lower()
             if state == "complete":

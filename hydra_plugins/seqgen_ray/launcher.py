@@ -11,7 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
-    from seqgen.jobs import Job, Outcome
+    from seqgen.sweeps.jobs import Job, Outcome
 
 
 class RayLauncher(Launcher):
@@ -43,8 +43,8 @@ class RayLauncher(Launcher):
             job_overrides: Of each job.
             initial_job_idx: Number of the first.
         """
-        from seqgen.jobs import carry_out
-        from seqgen.parallel import carry_out_all
+        from seqgen.sweeps.jobs import carry_out
+        from seqgen.sweeps.parallel import carry_out_all
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -60,7 +60,7 @@ class RayLauncher(Launcher):
         ]
 
     def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> tuple[list["Job"], list[DictConfig]]:
-        from seqgen.jobs import MARK, Job, threads
+        from seqgen.sweeps.jobs import MARK, Job, threads
 
         jobs, configs = [], []
         for number, overrides in enumerate(job_overrides, start=first):
@@ -78,7 +78,7 @@ class RayLauncher(Launcher):
         return jobs, configs
 
     def _ray(self) -> AbstractContextManager[Any]:
-        from seqgen.parallel import ray_session
+        from seqgen.sweeps.parallel import ray_session
 
         return ray_session(address=self.address, slots=self.slots, gpus=self.gpus)
 
@@ -95,8 +95,8 @@ def _swept(job_overrides: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _returned(job: "Job", config: DictConfig, outcome: "Outcome", monitor: str) -> JobReturn:
-    from seqgen.jobs import Lost
     from seqgen.results import best_of
+    from seqgen.sweeps.jobs import Lost
 
     result = JobReturn(overrides=list(job.overrides), cfg=config, working_dir=str(job.folder), task_name="run")
     if outcome.finished:

@@ -12,11 +12,11 @@ from commands import command, command_here
 from conftest import QUIET, TINY
 from omegaconf import OmegaConf
 
-from seqgen import tuning
 from seqgen.errors import UserError
-from seqgen.jobs import Job, Outcome
-from seqgen.journal import Journal
-from seqgen.tuning import Study
+from seqgen.sweeps.jobs import Job, Outcome
+from seqgen.tuning import worker as tuning
+from seqgen.tuning.journal import Journal
+from seqgen.tuning.worker import Study
 
 pytest.importorskip("optuna", reason="the extra seqgen[tune] is not installed")
 SPACE = {"optimizer.lr": "tag(log, interval(1e-4, 1e-1))"}

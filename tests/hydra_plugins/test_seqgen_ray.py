@@ -15,9 +15,9 @@ from commands import command, command_here, start
 from conftest import QUIET, TINY
 
 from seqgen.errors import UserError
-from seqgen.jobs import Job, Outcome, carry_out
-from seqgen.parallel import carry_out_all
 from seqgen.results import read_results
+from seqgen.sweeps.jobs import Job, Outcome, carry_out
+from seqgen.sweeps.parallel import carry_out_all
 
 ray = pytest.importorskip("ray", reason="the extra seqgen[ray] is not installed")
 pytestmark = pytest.mark.slow

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from seqgen.jobs import LOG, Job, Outcome
-from seqgen.sweep_view import SweepView, Tally, time_left
+from seqgen.sweeps.jobs import LOG, Job, Outcome
+from seqgen.sweeps.view import SweepView, Tally, time_left
 
 X = "val/x"
 

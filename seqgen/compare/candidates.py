@@ -10,7 +10,7 @@ from typing import Any
 
 from seqgen.errors import UserError
 from seqgen.settings import flatten, key_of
-from seqgen.study import Study
+from seqgen.tuning.study import Study
 
 # Below `data`, what changes how a model is trained or what it costs, not which cases are ranked and how.
 OF_TRAINING = (

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from conftest import QUIET, TINY
 
-from seqgen import jobs
-from seqgen.jobs import Job, Outcome
 from seqgen.results import read_results
+from seqgen.sweeps import jobs
+from seqgen.sweeps.jobs import Job, Outcome
 
 
 def job(folder: Path, *overrides: str) -> Job:

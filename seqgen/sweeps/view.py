@@ -14,8 +14,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from seqgen.jobs import LOG, Job, Outcome
 from seqgen.results import best_of, duration, read_results
+from seqgen.sweeps.jobs import LOG, Job, Outcome
 
 SHOWN = 12  # running jobs that the display has a row for
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from seqgen.errors import UserError
-from seqgen.jobs import GRACE, Job, Outcome, outcome
-from seqgen.sweep_view import SweepView
+from seqgen.sweeps.jobs import GRACE, Job, Outcome, outcome
+from seqgen.sweeps.view import SweepView
 
 POLL = 1.0  # seconds between two looks at the jobs
 

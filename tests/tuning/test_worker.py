@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from conftest import QUIET, TINY
 
-from seqgen import journal, tuning
 from seqgen.errors import UserError
-from seqgen.jobs import Job, Outcome
-from seqgen.journal import Journal
 from seqgen.results import read_results
-from seqgen.tuning import Pruner, Study
+from seqgen.sweeps.jobs import Job, Outcome
+from seqgen.tuning import journal
+from seqgen.tuning import worker as tuning
+from seqgen.tuning.journal import Journal
+from seqgen.tuning.worker import Pruner, Study
 
 pytest.importorskip("optuna", reason="the extra seqgen[tune] is not installed")
 FORK = multiprocessing.get_context("fork")
@@ -252,7 +253,7 @@ def test_a_hopeless_trial_is_pruned_and_is_on_record_as_what_it_is(tmp_path: Pat
     of = study(tmp_path, n_trials=2, overrides=fixed, pruner=pruner, environment={"OMP_NUM_THREADS": "1"})
 
     def unreachable(job: Job) -> Outcome:
-        from seqgen.journal import Reporter
+        from seqgen.tuning.journal import Reporter
 
         reporter = Reporter(json.loads(job.environment[journal.TRIAL]))
         for epoch in range(6):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from seqgen import space
 from seqgen.errors import UserError
+from seqgen.tuning import space
 
 distributions = pytest.importorskip("optuna.distributions", reason="the extra seqgen[tune] is not installed")
 

@@ -7,10 +7,11 @@ from conftest import ROOT, TINY
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from seqgen import cli, config, space
+from seqgen import cli, config
 from seqgen.check import check
 from seqgen.errors import UserError
-from seqgen.search import study_of, without_search
+from seqgen.tuning import space
+from seqgen.tuning.search import study_of, without_search
 
 pytest.importorskip("optuna", reason="the extra seqgen[tune] is not installed")
 SEARCHES = [name for name in config.options("hparams_search") if name in config.options("model")]

@@ -12,17 +12,17 @@ from typing import Any
 
 from rich.console import Console
 
-from seqgen.candidates import Candidate, place
-from seqgen.costs import cost_of, table_of
+from seqgen.compare.candidates import Candidate, place
+from seqgen.compare.costs import cost_of, table_of
 from seqgen.errors import UserError
-from seqgen.jobs import Job, carry_out
-from seqgen.journal import Journal
-from seqgen.parallel import carry_out_all, places
 from seqgen.results import read_results
 from seqgen.settings import key_of, quoted
-from seqgen.study import Best, Study
-from seqgen.sweep import checkpoint_of
-from seqgen.tuning import best, count, work_under_ray
+from seqgen.sweeps.jobs import Job, carry_out
+from seqgen.sweeps.parallel import carry_out_all, places
+from seqgen.sweeps.resuming import checkpoint_of
+from seqgen.tuning.journal import Journal
+from seqgen.tuning.study import Best, Study
+from seqgen.tuning.worker import best, count, work_under_ray
 
 MEASURED, TUNING, FINAL = "measured", "tuning", "final"
 

@@ -10,7 +10,7 @@ import pytest
 
 from seqgen.errors import UserError
 from seqgen.results import run_id
-from seqgen.sweep import Step, Wanted, what_is_left
+from seqgen.sweeps.resuming import Step, Wanted, what_is_left
 
 DATA = "f1"  # fingerprint
 

@@ -1,7 +1,7 @@
 """`python -m seqgen.compare model=sasrec,mqsa_ted data=ml100k,beauty`: tune all alike, run over seeds, report.
 
 The command line is that of a sweep: what it lists are the candidates. `hydra_plugins.seqgen_compare` plans them,
-`seqgen.rounds` carries them out.
+`seqgen.compare.rounds` carries them out.
 """
 
 import sys

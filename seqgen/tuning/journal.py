@@ -15,12 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqgen import space
 from seqgen.errors import UserError
-from seqgen.jobs import Job, Outcome
 from seqgen.results import best_of, is_alive
 from seqgen.settings import key_of
-from seqgen.study import Pruner, Study
+from seqgen.sweeps.jobs import Job, Outcome
+from seqgen.tuning import space
+from seqgen.tuning.study import Pruner, Study
 
 if TYPE_CHECKING:
     from optuna import Study as OptunaStudy

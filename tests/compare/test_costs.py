@@ -2,7 +2,7 @@
 
 import pytest
 
-from seqgen.costs import Cost, cost_of, table_of, wall_seconds
+from seqgen.compare.costs import Cost, cost_of, table_of, wall_seconds
 
 RECORD = {
     "epochs": 1,

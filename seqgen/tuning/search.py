@@ -13,12 +13,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from seqgen import space
 from seqgen.config import composed, options
 from seqgen.errors import UserError, nearest
 from seqgen.settings import flatten, key_of, quoted
 from seqgen.signatures import check_type
-from seqgen.study import Pruner, Study
+from seqgen.tuning import space
+from seqgen.tuning.study import Pruner, Study
 
 SEARCH = "hparams_search"
 FIRST = ("experiment", "model")  # choices that decide others

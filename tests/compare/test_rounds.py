@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from seqgen import rounds
-from seqgen.candidates import Candidate
+from seqgen.compare import rounds
+from seqgen.compare.candidates import Candidate
+from seqgen.compare.rounds import Plan
 from seqgen.errors import UserError
-from seqgen.jobs import Job, Outcome
-from seqgen.rounds import Plan
+from seqgen.sweeps.jobs import Job, Outcome
 
 SASREC = Candidate("sasrec", "toys", ["model=sasrec", "data=toys"], None, {"trainer": {"max_epochs": 3}})
 

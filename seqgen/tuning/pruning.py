@@ -3,8 +3,8 @@
 import pytorch_lightning as L
 
 from seqgen.errors import Pruned
-from seqgen.journal import Reporter
 from seqgen.results import RunRecord
+from seqgen.tuning.journal import Reporter
 
 
 class Pruning(L.Callback):

@@ -1,7 +1,8 @@
 """Tuning: a study of trials, each a job, drawn and stopped early by Optuna. Free of torch.
 
 Workers are independent: each asks for a trial, runs it, tells how it went, until there are enough. They share the
-study's journal (`seqgen.journal`), which survives whoever dies: the same command again goes on with what is missing.
+study's journal (`seqgen.tuning.journal`), which survives whoever dies: the same command again goes on with what is
+missing.
 """
 
 import time
@@ -9,12 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqgen import space
 from seqgen.errors import UserError
-from seqgen.jobs import Job, Outcome, carry_out
-from seqgen.journal import Journal
-from seqgen.parallel import cancelling, places
-from seqgen.study import Best, Counts, Pruner, Study
+from seqgen.sweeps.jobs import Job, Outcome, carry_out
+from seqgen.sweeps.parallel import cancelling, places
+from seqgen.tuning import space
+from seqgen.tuning.journal import Journal
+from seqgen.tuning.study import Best, Counts, Pruner, Study
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from seqgen.candidates import Candidate, names, place, refuse_other_data, refuse_unequal
+from seqgen.compare.candidates import Candidate, names, place, refuse_other_data, refuse_unequal
 from seqgen.errors import UserError
 
 CONFIG: dict[str, Any] = {
