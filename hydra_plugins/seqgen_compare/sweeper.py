@@ -52,8 +52,12 @@ class CompareSweeper(GridSweeper):
             found = rounds.tune(ray, plan)
             folders = rounds.finish(ray, plan, found)
         rounds.show_found(plan, found)
+        if any(candidate.study for candidate in plan.candidates):
+            rounds.write_trials(plan, plan.folder / "trials.csv")
         page = plan.folder / "report.html"
-        report([*map(str, folders), "--details", "--html", str(page), "--csv", str(plan.folder / "report.csv")])
+        first = ["--baseline", name] if (name := rounds.baseline(folders)) else []
+        files = ["--html", str(page), "--csv", str(plan.folder / "report.csv")]
+        report([*map(str, folders), *first, "--details", *files])
         print(f"Page: {page}")
         return []
 

@@ -10,16 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from rich.console import Console
 
 from seqgen.compare.candidates import Candidate, place
 from seqgen.compare.costs import cost_of, table_of
 from seqgen.errors import UserError
-from seqgen.results import read_results
+from seqgen.results import read_results, replacing
 from seqgen.settings import key_of, quoted
 from seqgen.sweeps.jobs import Job, carry_out
 from seqgen.sweeps.parallel import carry_out_all, places
 from seqgen.sweeps.resuming import checkpoint_of
+from seqgen.tuning import space
 from seqgen.tuning.journal import Journal
 from seqgen.tuning.study import Best, Study
 from seqgen.tuning.worker import best, count, work_under_ray
@@ -189,6 +191,41 @@ def finish(ray: Any, plan: Plan, found: Sequence[Best | None]) -> list[Path]:
             jobs.append(plan.job(len(jobs), candidate, [*fixed, f"seed={seed}"], FINAL, name, f"seed_{seed}"))
     _carried_out(ray, plan, jobs)
     return [job.folder for job in jobs]
+
+
+def baseline(folders: Sequence[Path]) -> str | None:
+    """What the report calls the first candidate; None where another one of a data set has its model and attention.
+
+    Args:
+        folders: Of the final runs, those of the first candidate first.
+    """
+    kinds: dict[Path, str] = {}
+    for folder in folders:
+        choices = (read_results(folder) or {})["choices"]
+        candidate = folder.parents[1]  # FINAL / data / candidate / trial / seed
+        attention = choices.get("attention", "none")
+        kinds[candidate] = choices["model"] if attention == "none" else f"{choices['model']}/{attention}"
+    first = next(iter(kinds.values()))
+    alike = [candidate.parent for candidate, kind in kinds.items() if kind == first]
+    return first if len(set(alike)) == len(alike) else None
+
+
+def write_trials(plan: Plan, file: Path) -> None:
+    """Write the trials of all studies as a CSV, a row each: how it ended, the best of `monitor`, what was searched.
+
+    Args:
+        plan: The comparison.
+        file: Written anew.
+    """
+    rows: list[dict[str, Any]] = []
+    for candidate in plan.candidates:
+        for trial in Journal(candidate.study).trials() if candidate.study else []:
+            ended = {"trial": trial.number, "state": trial.state.name.lower(), plan.monitor: trial.value}
+            settings = space.values(space.overrides(trial.params, candidate.study.space)) if candidate.study else {}
+            epochs = len(trial.intermediate_values)
+            rows.append({"data": candidate.data, "candidate": candidate.name, **ended, "epochs": epochs, **settings})
+    with replacing(file) as beside:
+        pl.DataFrame(rows, infer_schema_length=None).write_csv(beside)
 
 
 def _carried_out(ray: Any, plan: Plan, jobs: Sequence[Job]) -> list[dict[str, Any]]:

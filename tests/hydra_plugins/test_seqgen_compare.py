@@ -50,7 +50,16 @@ def test_a_comparison_is_reckoned_tuned_run_and_reported(tmp_path: Path) -> None
     of_sasrec = next(run for run in final if run["choices"]["model"] == "sasrec")
     assert of_sasrec["config"]["optimizer"]["lr"] == winner["config"]["optimizer"]["lr"]
     assert "<html" in (folder / "report.html").read_text()[:200]
-    assert pl.read_csv(folder / "report.csv")["seeds"].to_list() == [2, 2]
+    report = pl.read_csv(folder / "report.csv")
+    assert report["seeds"].to_list() == [2, 2]
+    assert report["baseline"].unique().to_list() == ["popularity / - / synthetic"]  # the first that was listed
+    listed = pl.read_csv(folder / "trials.csv")
+    assert listed.select("data", "candidate", "trial", "epochs").rows() == [
+        ("synthetic", "sasrec", 0, 2),
+        ("synthetic", "sasrec", 1, 2),
+    ]
+    best = listed.sort("val/ndcg@10").row(-1, named=True)
+    assert best["optimizer.lr"] == winner["config"]["optimizer"]["lr"]
 
 
 @pytest.mark.parametrize(
