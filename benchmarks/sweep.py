@@ -242,7 +242,7 @@ def page(folder: Path, keep: Path | None) -> dict[str, Any]:
             while len(killed) < 2 and not over.wait(0.3):
                 found = records(place)
                 finished = sum(one["status"] == "finished" for one in found)
-                running = [one for one in found if one["status"] == "running" and one["epochs"] > 1]
+                running = [one for one in found if one["status"] == "running" and 1 < one["epochs"] < 5]
                 if not killed and finished >= 3 and running:
                     os.kill(running[0]["pid"], signal.SIGKILL)
                     killed.append("job")
@@ -263,7 +263,7 @@ def page(folder: Path, keep: Path | None) -> dict[str, Any]:
         "jobs": len(whole) + 6,
         "killed": killed,
         "exit_codes": [first.returncode, again.returncode],
-        "listed_at_first": [line for line in first.stderr.splitlines() if " jobs did not finish" in line],
+        "listed_at_first": re.findall(r"^(\w+): ", first.stderr, flags=re.MULTILINE),
         "resumed": next((line for line in again.stdout.splitlines() if " have finished, " in line), ""),
         "failed_by_design": sum(status == "failed" for status in ended.values()),
         "equal": {k: v for k, v in table_of(place).items() if v["status"] == "finished"} == whole,

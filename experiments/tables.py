@@ -13,7 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from seqgen.metric_table import METRICS
+from seqgen.report.assembly import compute
 from seqgen.stored import read_runs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,10 +28,10 @@ NDCG = "val/ndcg@10"
 
 
 @cache
-def stored(experiment: str) -> dict[str, Runs]:
+def stored(experiment: str, folder: str = "results") -> dict[str, Runs]:
     """The stored runs of an experiment by name, in the order of their seeds."""
     found: dict[str, list[Mapping[str, Any]]] = {}
-    for run in read_runs(ROOT / "experiments" / experiment / "results"):
+    for run in read_runs(ROOT / "experiments" / experiment / folder):
         found.setdefault(run["name"], []).append(run)
     return found
 
@@ -126,6 +129,56 @@ def attention(data: str, kinds: Sequence[tuple[str, str]]) -> Callable[[], str]:
     return table
 
 
+@cache
+def tuned_differences() -> dict[tuple[str, str], dict[str, Any]]:
+    """The report's rows of all tuned runs by data set and kind of attention; Holm's correction is over all of them."""
+    summary = compute([ROOT / "experiments/attention/tuned"], baseline="genatt/softmax").summary
+    return {(row["data"], row["attention"]): row for row in summary.iter_rows(named=True)}
+
+
+def tuned(data: str) -> Callable[[], str]:
+    """Kinds of attention that were tuned alike on one data set."""
+
+    def table() -> str:
+        rows = []
+        for kind in TUNED_KINDS:
+            runs, row = stored("attention", "tuned")[f"{data}_{kind}"], tuned_differences()[data, kind]
+            difference = p = ""
+            if row["difference"] is not None:
+                difference = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+                p = f"{row['p_holm']:.2f}"
+            cells = [f"`{kind}`", metric(runs, NDCG), metric(runs, "test/ndcg@10"), difference, p]
+            cells += [metric(runs, f"test/{name}@10", digits) for name, digits in ATTENTION_METRICS.values()]
+            cpu = statistics.mean(statistics.median(cpu_s(run)) for run in runs)
+            rows.append([*cells, mean_epochs(runs), f"{cpu:.1f}", f"{runs[0]['parameters']:,}"])
+        first = ["attention", "val NDCG@10", "test NDCG@10", "Δ to softmax", "p (Holm)"]
+        return markdown([*first, *ATTENTION_METRICS, "epochs", "CPU-s an epoch", "parameters"], rows)
+
+    return table
+
+
+def studies(data: str) -> Callable[[], str]:
+    """What the study of each kind found on one data set, beside the settings as they are, its first trial."""
+
+    def table() -> str:
+        trials = pl.read_csv(ROOT / f"experiments/attention/tuned/trials_{data}.csv")
+        searched = [name for name in trials.columns if "." in name]
+        rows = []
+        for kind in TUNED_KINDS:
+            own = trials.filter(pl.col("candidate") == kind).sort("trial")
+            pruned = own.filter(pl.col("state") == "pruned").height
+            best = own.filter(pl.col("state") == "complete").sort(NDCG, descending=True).row(0, named=True)
+            found = ", ".join(f"{name} {best[name]:.2g}" for name in searched if best[name] is not None)
+            first = number(own[NDCG][0]) if own["state"][0] == "complete" else "pruned"
+            counts = f"{own.height} ({pruned})"
+            rows.append([f"`{kind}`", counts, f"{own['epochs'].sum()}", first, number(best[NDCG]), found])
+        header = ["attention", "trials (pruned)", "epochs", "as it is", "best"]
+        return markdown([*header, "settings of the best"], rows)
+
+    return table
+
+
+TUNED_KINDS = ("softmax", "multi_query", "uniform", "linear", "hstu", "synthesizer", "vae", "diffusion")
 ATTENTION_METRICS = {
     "HR@10": ("hr", 4),
     "category coverage": ("category_coverage", 4),
@@ -272,6 +325,8 @@ def readme_cddrec() -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"metrics": metrics_table, "mqsa_ted": readme_mqsa_ted, "cddrec": readme_cddrec},
     "experiments/attention/README.md": {
+        "tuned_ml100k": tuned("ml100k"),
+        "studies_ml100k": studies("ml100k"),
         "ml100k": attention("ml100k", [*KINDS, *OF_POSITION]),
         "beauty": attention("beauty", KINDS),
     },
