@@ -120,3 +120,22 @@ def test_the_gradient_of_rows_does_not_depend_on_which_thread_comes_first() -> N
         torch.testing.assert_close(first, gradient(Tensor.__getitem__), rtol=1e-4, atol=1e-4)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="this torch leaves no choice of the products")
+def test_fast_products_are_taken_only_where_they_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, outside = torch.backends.mkldnn.matmul, "ieee"
+    monkeypatch.setattr(own, "fp32_precision", outside)
+    with numerics.fast_products():
+        a, b = torch.randn(2, 300, 300).unbind()
+        exact = a.double() @ b.double()
+        assert (a @ b - exact).norm() < 1e-6 * exact.norm()
+        taken = own.fp32_precision
+    assert own.fp32_precision == outside
+    monkeypatch.setattr(numerics, "_products_are_exact", lambda: False)
+    with numerics.fast_products():
+        assert own.fp32_precision == outside
+    monkeypatch.setattr(numerics, "_products_are_exact", lambda: True)
+    with numerics.fast_products():
+        assert own.fp32_precision == "bf16"
+    assert taken in (outside, "bf16")
