@@ -1,6 +1,7 @@
 """Chunked sums and contrasts against the plain formulas."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -122,20 +123,25 @@ def test_the_gradient_of_rows_does_not_depend_on_which_thread_comes_first() -> N
         torch.set_num_threads(threads)
 
 
-@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="this torch leaves no choice of the products")
-def test_fast_products_are_taken_only_where_they_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, outside = torch.backends.mkldnn.matmul, "ieee"
-    monkeypatch.setattr(own, "fp32_precision", outside)
+@pytest.fixture
+def products() -> Iterator[Any]:
+    """Where torch keeps how it makes products, as outside a run."""
+    own = getattr(torch.backends.mkldnn, "matmul", None)
+    if own is None:
+        pytest.skip("this torch leaves no choice of the products")
+    before, own.fp32_precision = own.fp32_precision, "ieee"
+    yield own
+    own.fp32_precision = before
+
+
+def test_fast_products_are_taken_only_where_they_are_exact(products: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with numerics.fast_products():
         a, b = torch.randn(2, 300, 300).unbind()
         exact = a.double() @ b.double()
         assert (a @ b - exact).norm() < 1e-6 * exact.norm()
-        taken = own.fp32_precision
-    assert own.fp32_precision == outside
-    monkeypatch.setattr(numerics, "_products_are_exact", lambda: False)
-    with numerics.fast_products():
-        assert own.fp32_precision == outside
-    monkeypatch.setattr(numerics, "_products_are_exact", lambda: True)
-    with numerics.fast_products():
-        assert own.fp32_precision == "bf16"
-    assert taken in (outside, "bf16")
+    assert products.fp32_precision == "ieee"
+    for exact, taken in ((False, "ieee"), (True, "bf16")):
+        monkeypatch.setattr(numerics, "_products_are_exact", lambda exact=exact: exact)
+        with numerics.fast_products():
+            assert products.fp32_precision == taken
+    assert products.fp32_precision == "ieee"
