@@ -75,7 +75,6 @@ def diagnose(cfg: DictConfig) -> dict[str, Any]:
 
     from seqgen.checkpoint import stored_config
     from seqgen.diagnosis import TrainedRun
-    from seqgen.numerics import fast_products
     from seqgen.summary import quiet
 
     quiet()
@@ -88,8 +87,7 @@ def diagnose(cfg: DictConfig) -> dict[str, Any]:
     torch.manual_seed(cfg.seed)
     trust = tuple(cfg.trust)
     trained = TrainedRun(config=run, data=config.build(run, "data", trust=trust), checkpoint=checkpoint, trust=trust)
-    with fast_products():  # as in the run
-        found = _looked_into(cfg, trained)
+    found = _looked_into(cfg, trained)
     folder = Path(cfg.paths.output_dir)
     (folder / "diagnose.json").write_text(json.dumps(found.numbers, indent=1))
     pictures = {name: folder / f"{name}.png" for name in found.figures}

@@ -4,6 +4,7 @@ N rows, I columns (items, or rows again), D width
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -27,6 +28,7 @@ def fast_products() -> Iterator[None]:
 
     That takes half the time on AMD's processors, on which MKL holds back. torch goes there only when products in
     bfloat16 are allowed; with matrix units for them (Intel's AMX) oneDNN would take those, so it is tried out first.
+    For products whose shapes recur: oneDNN keeps the code that it makes for each shape, about a MB.
     """
     own: Any = getattr(torch.backends.mkldnn, "matmul", None)  # since torch 2.9
     before = getattr(own, "fp32_precision", None)
@@ -42,7 +44,9 @@ def fast_products() -> Iterator[None]:
         own.fp32_precision = before
 
 
+@functools.cache
 def _products_are_exact() -> bool:
+    """Whether those of oneDNN are; to be asked first while they are allowed."""
     a, b = torch.linspace(-1.0, 1.0, 2 * PROBE**2).sin().view(2, PROBE, PROBE)
     exact = a.double() @ b.double()
     return bool((a @ b - exact).norm() < 1e-6 * exact.norm())
@@ -92,16 +96,24 @@ class _WeightedLogSumExp(torch.autograd.Function):
         log_sum = torch.empty_like(weights)
         grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table)
         weighted = hidden * weights[:, None]
+        buffer = hidden.new_empty(min(rows, len(hidden)), len(table))
+
+        def add(chunk: slice) -> None:
+            own = hidden[chunk]
+            logits = torch.mm(own, table.T, out=buffer[: len(own)])
+            largest = logits.amax(dim=1)
+            probability = torch.softmax(logits, dim=1, out=logits)
+            # The largest logit's own probability is at least 1 / I, so its logarithm is safe.
+            log_sum[chunk] = largest - probability.amax(dim=1).log()
+            torch.mm(probability, table, out=grad_hidden[chunk])
+            grad_table.addmm_(probability.T, weighted[chunk])
+
         with torch.autocast(hidden.device.type, enabled=False):
-            for start in range(0, len(hidden), rows):
-                chunk = slice(start, start + rows)
-                logits = hidden[chunk] @ table.T
-                largest = logits.amax(dim=1)
-                probability = torch.softmax(logits, dim=1, out=logits)
-                # The largest logit's own probability is at least 1 / I, so its logarithm is safe.
-                log_sum[chunk] = largest - probability.amax(dim=1).log()
-                torch.mm(probability, table, out=grad_hidden[chunk])
-                grad_table.addmm_(probability.T, weighted[chunk])
+            *whole, last = (slice(start, start + rows) for start in range(0, max(len(hidden), 1), rows))
+            with fast_products():
+                for chunk in whole:
+                    add(chunk)
+            add(last)
         ctx.save_for_backward(grad_hidden * weights[:, None], grad_table)
         return (weights * log_sum).sum()
 

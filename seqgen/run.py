@@ -62,7 +62,6 @@ def run(cfg: DictConfig) -> RunResult:
 
     from seqgen import resume, stages, summary
     from seqgen.callbacks import reset_peak_memory
-    from seqgen.numerics import fast_products
     from seqgen.results import RunRecord, recorded
 
     summary.quiet()
@@ -81,8 +80,7 @@ def run(cfg: DictConfig) -> RunResult:
         write=first,
     )
     announce = config.is_sweep() and not config.is_marked()
-    in_words = recorded(record, lambda error: cli.sentence(error, sys.argv[1:]), announce=announce)
-    with in_words, fast_products():
+    with recorded(record, lambda error: cli.sentence(error, sys.argv[1:]), announce=announce):
         cfg, overrides = resume.continued(cfg)
         record.update(config=config.plain(cfg), choices=config.choices(), overrides=overrides, seed=cfg.seed)
         if first and cfg.print_config:

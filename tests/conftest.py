@@ -16,7 +16,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from seqgen import config
-from seqgen.numerics import fast_products
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("SEQGEN_DATA", ROOT.parent / "shared" / "data")).resolve()
@@ -34,10 +33,8 @@ QUIET = ("print_config=false", "trainer.enable_progress_bar=false", "trainer.ena
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _as_in_a_run() -> Iterator[None]:
+def _one_thread() -> None:
     torch.set_num_threads(1)
-    with fast_products():
-        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
