@@ -38,6 +38,7 @@ class StepSeed(L.Callback):
         counters = (self.seed, trainer.current_epoch, batch_idx)
         common, own = hash((*counters, 0)), hash((*counters, 1 + trainer.global_rank))  # the same in every process
         torch.manual_seed(common if batch.whole is None else own)
+        batch.seed = common
         if batch.whole is not None:
             batch.whole.generator = torch.Generator(batch.targets.device).manual_seed(common)
 

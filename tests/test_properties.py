@@ -172,7 +172,6 @@ class RowNoise:
         self.first = self.calls = 0
         monkeypatch.setattr(torch, "rand", self.uniform)
         monkeypatch.setattr(torch, "randn", self.normal)
-        monkeypatch.setattr(torch, "randn_like", lambda x: self.normal(x.shape).to(x.dtype))
         monkeypatch.setattr(torch, "randint", self.whole)
 
     def uniform(self, *shape: Any, **_: Any) -> Tensor:

@@ -16,6 +16,7 @@ The map is a state of logits, not of probabilities, which noise would lead out o
 the loss and its weight are our inference.
 """
 
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -33,9 +34,11 @@ from seqgen.attention.generation import (
 )
 from seqgen.diffusion.process import Diffusion
 from seqgen.errors import SettingError, check_sizes, check_weights
+from seqgen.noise import draw
 from seqgen.numerics import full_precision
 
 CleanMap = Literal["uniform", "own", "teacher"]
+MAP = (2, 3)  # dimensions of a map that have the length of the sequences: rows, since all of them train, and columns
 TEACHER_SHARE = 0.5  # of the sequences of a training batch that attend by the teacher
 
 
@@ -113,7 +116,7 @@ class DiffusionAttention(ContextAttention):
             target = torch.zeros_like(clean)
         elif self.clean_map == "teacher":
             taught = self._teacher(query, context, mask)
-            attends = torch.rand(len(clean), 1, 1, 1, device=clean.device) < TEACHER_SHARE
+            attends = draw(torch.rand, (len(clean), 1, 1, 1), device=clean.device) < TEACHER_SHARE
             logits, target = torch.where(attends, taught, clean), taught.detach()
         aux: Aux = {"logit_variance": Auxiliary(variance, 0.0)}
         if self.diffusion_weight:
@@ -141,7 +144,7 @@ class DiffusionAttention(ContextAttention):
         shape = (len(query), self.num_heads, query.shape[1], mask.num_columns)
         exact = torch.promote_types(query.dtype, torch.float32)
         if self.training:
-            noise = torch.randn(shape, dtype=exact, device=query.device)
+            noise = draw(torch.randn, shape, columns=MAP, dtype=exact, device=query.device)
         elif self.samples:
             noise = to_columns(self.shared_noise(len(query)), mask, self.columns)
         else:
@@ -149,8 +152,10 @@ class DiffusionAttention(ContextAttention):
         return noise.masked_fill(~mask.allowed, 0.0)
 
     def _diffusion_loss(self, clean: Tensor, given: Tensor, keys: Tensor | None, mask: SequenceMask) -> Tensor:
-        t = torch.randint(1, self.schedule.num_steps + 1, mask.lengths.shape, device=clean.device)
-        noise = torch.randn_like(clean).masked_fill(~mask.allowed, 0.0)
+        steps = partial(torch.randint, 1, self.schedule.num_steps + 1)
+        t = draw(steps, mask.lengths.shape, device=clean.device)
+        noise = draw(torch.randn, clean.shape, columns=MAP, dtype=clean.dtype, device=clean.device)
+        noise = noise.masked_fill(~mask.allowed, 0.0)
         denoised = self.denoise(self.schedule.q_sample(clean, t, noise), given, keys, t, mask)
         return self._mean((denoised - clean).square(), mask)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from seqgen.attention import Aux, Auxiliary, SequenceMask, glorot_linear
 from seqgen.attention.generation import ContextAttention
 from seqgen.errors import SettingError, check_sizes, check_weights
+from seqgen.noise import draw
 from seqgen.numerics import full_precision, kl_to_standard_normal
 
 ACTIVE_VARIANCE = 0.01  # what of mu must vary for a latent dimension to be in use (Burda et al., ICLR 2016, 5.2)
@@ -58,7 +59,9 @@ class VAEAttention(ContextAttention):
         latent = mean
         aux: Aux = {}
         if self.training:
-            latent = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)  # (b, R, Z)
+            columns = (1,) if self.context.kind == "prefix" else ()
+            noise = draw(torch.randn, mean.shape, columns=columns, dtype=mean.dtype, device=mean.device)
+            latent = mean + torch.exp(0.5 * log_variance) * noise  # (b, R, Z)
             aux = self._auxiliary(mean, log_variance, mask)
         elif self.samples:
             latent = mean + torch.exp(0.5 * log_variance) * self.shared_noise(len(mean))[:, None]

@@ -2,17 +2,19 @@
 
     b rows, l columns; rows start at column 0, oldest first, with padding (0) on the right
 
-A row of n items has a span, or a set, of floor(ratio * n) items, at least one. Noise comes from torch's default
-generator of the device, so it is a step's own under the run's seed.
+A row of n items has a span, or a set, of floor(ratio * n) items, at least one. What is drawn does not depend on the
+number of processes (`seqgen.noise`).
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from seqgen.errors import SettingError
+from seqgen.noise import draw
 
 
 class View(NamedTuple):
@@ -69,7 +71,7 @@ class Views:
         if self.reorder:
             views.append(reorder(items, lengths, self.reorder))
         row = torch.arange(len(items), device=items.device)
-        kind = torch.randint(len(views), (len(items),), device=items.device)
+        kind = draw(partial(torch.randint, len(views)), (len(items),), device=items.device)
         return View(*(torch.stack(parts)[kind, row] for parts in zip(*views, strict=True)))
 
 
@@ -86,8 +88,8 @@ def mask(items: Tensor, lengths: Tensor, ratio: float, token: int) -> View:
     """Random items of each row replaced by `token`, an id of its own."""
     column = torch.arange(items.shape[1], device=items.device)
     real = column < lengths[:, None]
-    draw = torch.rand(items.shape, device=items.device).masked_fill(~real, 2.0)  # padding comes last
-    place = draw.argsort(1).argsort(1)  # rank of each column in the draw: a random order of the real ones
+    points = draw(torch.rand, items.shape, columns=(1,), device=items.device).masked_fill(~real, 2.0)  # padding last
+    place = points.argsort(1).argsort(1)  # rank of each column in the draw: a random order of the real ones
     chosen = place < _count(lengths, ratio)[:, None]
     return View(torch.where(chosen, token, items), lengths, column.expand_as(items), real)
 
@@ -98,8 +100,8 @@ def reorder(items: Tensor, lengths: Tensor, ratio: float) -> View:
     column = torch.arange(items.shape[1], device=items.device)
     inside = (column >= start[:, None]) & (column < (start + size)[:, None])
     # Inside the span random keys from [start, start + size): sorting leaves everything outside where it is.
-    draw = start[:, None] + torch.rand(items.shape, device=items.device) * size[:, None]
-    order = torch.where(inside, draw, column.to(draw.dtype)).argsort(dim=1, stable=True)
+    points = start[:, None] + draw(torch.rand, items.shape, columns=(1,), device=items.device) * size[:, None]
+    order = torch.where(inside, points, column.to(points.dtype)).argsort(dim=1, stable=True)
     whole = ~inside | (column == (start + size - 1)[:, None])  # at the last column of the span all of it is past
     causal = whole & (column < lengths[:, None])
     return View(items.gather(1, order), lengths, column.expand_as(items), causal)
@@ -113,5 +115,5 @@ def _span(lengths: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
     """First column and size of a random contiguous span of each row, both (b,)."""
     size = _count(lengths, ratio)
     free = lengths - size + 1
-    start = (torch.rand(lengths.shape, device=lengths.device) * free).long().minimum(free - 1)
+    start = (draw(torch.rand, lengths.shape, device=lengths.device) * free).long().minimum(free - 1)
     return start, size

@@ -7,6 +7,7 @@ holds rows of similar length, cut to their own longest, so that little padding i
 cost, never the result.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from seqgen.data.ragged import Cases, Sequences, ragged
+from seqgen.noise import Rows
 
 GROUP_BOUNDS = (4, 8, 16, 32, 64, 128, 256, 512)
 
@@ -57,6 +59,21 @@ class Group(_Movable):
 
 
 @dataclass(kw_only=True)
+class Share(_Movable):
+    """Of a group that several processes have rows of, what one of them has.
+
+    Attributes:
+        rows: Number of rows that the group has in the whole batch.
+        columns: Its padded length there.
+        place: Which of them these are, (b,).
+    """
+
+    rows: int
+    columns: int
+    place: Tensor
+
+
+@dataclass(kw_only=True)
 class Whole(_Movable):
     """The batch of all processes together, of which one of several has a slice.
 
@@ -66,6 +83,7 @@ class Whole(_Movable):
         row_place: Place of each row of the slice, in the order of the groups, among all rows in that order, (B,).
         place: Place of each target of the slice among all targets in the order of the groups, (N,).
         processes: Number of slices.
+        shares: Of each group of the slice, its share of that group.
         generator: Of what is drawn for the whole batch, seeded alike in all processes; None is torch's own.
     """
 
@@ -74,6 +92,7 @@ class Whole(_Movable):
     row_place: Tensor
     place: Tensor
     processes: int
+    shares: tuple[Share, ...]
     generator: torch.Generator | None = None
 
 
@@ -93,6 +112,7 @@ class SequenceBatch(_Movable):
         normalizer: Number of targets of the whole batch over all processes, divided by their number: a loss is the sum
             over this process's targets divided by it, so that any number of processes gives the same training.
         whole: Of a training batch that is one process's slice, what it is a slice of.
+        seed: Of the training step, the same in all processes; None leaves what is drawn to torch's own generator.
     """
 
     groups: tuple[Group, ...]
@@ -104,6 +124,7 @@ class SequenceBatch(_Movable):
     seen_items: Tensor
     normalizer: float
     whole: Whole | None = None
+    seed: int | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -130,6 +151,19 @@ class SequenceBatch(_Movable):
             return sample(shape, **how)
         everyone = [*shape[:dim], self.whole.targets, *shape[dim + 1 :]]
         return sample(everyone, generator=self.whole.generator, **how).index_select(dim, self.whole.place)
+
+    def rows_of_group(self, number: int) -> Rows | None:
+        """The rows that are drawn for in a group of a training step; None where torch's own generator draws."""
+        if self.seed is None:
+            return None
+        items = self.groups[number].items
+        count, columns, place = items.shape[0], items.shape[1], None
+        if self.whole is not None:
+            share = self.whole.shares[number]
+            count, columns, place = share.rows, share.columns, share.place
+        # By its lengths, since a process may have no row of another group.
+        seed = hash((self.seed, bisect_left(GROUP_BOUNDS, columns)))
+        return Rows(torch.Generator(items.device).manual_seed(seed), count, columns, place)
 
     def rows(self, start: int, stop: int) -> "SequenceBatch":
         """Some consecutive rows of an evaluation batch, which has one target a row."""
@@ -211,12 +245,24 @@ def sliced(lengths: Tensor, rank: int, processes: int) -> Whole:
         rank: Of the process; its slice begins with the row of this number.
         processes: Number of slices.
     """
-    order = torch.cat(_similar_lengths(lengths))
+    groups = _similar_lengths(lengths)
+    shares = [
+        Share(rows=len(rows), columns=int(lengths[rows].max()), place=(rows % processes == rank).nonzero()[:, 0])
+        for rows in groups
+    ]
+    order = torch.cat(groups)
     row_place = (order % processes == rank).nonzero()[:, 0]
     count = lengths[order]
     first = count.cumsum(0) - count
     _, place = ragged(first[row_place], count[row_place])
-    return Whole(rows=len(lengths), targets=int(count.sum()), row_place=row_place, place=place, processes=processes)
+    return Whole(
+        rows=len(lengths),
+        targets=int(count.sum()),
+        row_place=row_place,
+        place=place,
+        processes=processes,
+        shares=tuple(share for share in shares if len(share.place)),
+    )
 
 
 def evaluation_batch(

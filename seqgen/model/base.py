@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from seqgen import noise
 from seqgen.attention import Aux, Auxiliary, added
 from seqgen.data.catalog import Catalog
 from seqgen.data.sequences import Group, SequenceBatch
@@ -276,8 +277,9 @@ def of_groups(batch: SequenceBatch, of_group: Callable[[Group, int], tuple[R, Au
     made: list[R] = []
     parts: Aux = {}
     start = 0
-    for group in batch.groups:
-        one, aux = of_group(group, start)
+    for number, group in enumerate(batch.groups):
+        with noise.rows(batch.rows_of_group(number)):
+            one, aux = of_group(group, start)
         made.append(one)
         start += len(group.flat_index)
         parts = added(parts, aux, len(group.flat_index) / batch.normalizer)

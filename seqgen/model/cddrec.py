@@ -44,6 +44,7 @@ from seqgen.layers import Inference, StepDecoder, reset_dense
 from seqgen.losses import Contrast, sample_negatives
 from seqgen.model.base import of_groups
 from seqgen.model.encoded import EncodedRecommender
+from seqgen.noise import draw
 from seqgen.numerics import full_precision, rows_of
 
 INIT_STD = 0.02  # of every embedding and dense layer, as in the reference code
@@ -74,6 +75,7 @@ class _Decoded(NamedTuple):
     mean: Tensor  # mu at the real positions of a group, (K, n, D)
     augmented: Tensor | None  # mu at the positions of its augmented view that have seen nothing newer, (K, m, D)
     partner: Tensor | None  # the target of the batch that each position of the view stands for, (m,)
+    noise: Tensor | None  # of the draw at these positions, (K, m, D)
 
 
 class CDDRec(EncodedRecommender):
@@ -266,7 +268,8 @@ class CDDRec(EncodedRecommender):
         if self.views:
             augmented = torch.cat([one.augmented for one in decoded if one.augmented is not None], dim=1)
             partner = torch.cat([one.partner for one in decoded if one.partner is not None])
-            other = self._draw(augmented, steps, torch.randn_like(augmented))
+            noise = torch.cat([one.noise for one in decoded if one.noise is not None], dim=1)
+            other = self._draw(augmented, steps, noise)
             count = float(len(partner))  # the mean is over the partners that all processes have
             if batch.whole is not None:
                 count = float(collectives.summed(partner.new_tensor(len(partner)))) / batch.whole.processes
@@ -289,14 +292,17 @@ class CDDRec(EncodedRecommender):
         context, aux = self.encoder(self.embed(group.items, group.lengths - 1), group.lengths)
         mean = self.decoder(context, past, steps, of_targets(past.columns)).flatten(1, 2)[:, group.flat_index]
         if not self.views:
-            return _Decoded(mean, None, None), aux
+            return _Decoded(mean, None, None, None), aux
         view = self.views(group.items, group.lengths, self.mask_token)
         past = SequenceMask(view.lengths, past.num_columns)
         # A cropped view keeps the positions its items have in the main one. The attention's own losses count once.
         context, _ = self.encoder(self.embed(view.items, group.lengths - 1 - view.columns[:, 0]), view.lengths)
         row, column = view.causal.nonzero(as_tuple=True)
         augmented = self.decoder(context, past, steps, of_targets(view.columns))[:, row, column]
-        return _Decoded(mean, augmented, before[row] + view.columns[row, column]), aux
+        shape = (*view.items.shape, *augmented.shape[::2])
+        noise = draw(torch.randn, shape, columns=(1,), dtype=augmented.dtype, device=augmented.device)
+        partner = before[row] + view.columns[row, column]
+        return _Decoded(mean, augmented, partner, noise[row, column].transpose(0, 1)), aux
 
     def _draw(self, mean: Tensor, steps: Tensor, noise: Tensor) -> Tensor:
         return mean + self.deviation(steps)[:, None, None].to(mean.dtype) * noise

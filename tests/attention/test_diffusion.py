@@ -263,7 +263,6 @@ def test_grouping_changes_no_auxiliary_loss(clean_map: str, monkeypatch: pytest.
     layer = make(clean_map=clean_map).train()
     query, context, mask = drawn_input(last=False)
     monkeypatch.setattr(torch, "randn", torch.zeros)
-    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     monkeypatch.setattr(torch, "randint", lambda low, high, shape, device: torch.full(shape, 3))
     _, whole = layer(query, context, mask)
     for name, (value, *_) in whole.items():

@@ -8,6 +8,7 @@ from itertools import chain
 import pytest
 import torch
 
+from seqgen import noise
 from seqgen.data.ragged import Cases, Sequences, count_transitions, ragged
 from seqgen.data.sequences import evaluation_batch, one_target, sliced, training_batch
 from seqgen.data.split import leave_one_out
@@ -255,6 +256,44 @@ def test_what_is_drawn_for_a_target_does_not_depend_on_the_number_of_processes(p
     assert sorted(case for cases, _ in slices for case in cases) == whole
     assert total == len(whole)
     assert all(shares == pytest.approx(total) for _, shares in slices)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_what_is_drawn_for_a_row_does_not_depend_on_the_number_of_processes(processes):
+    histories = make_histories(0, shortest=2)
+    sequences = flat(histories)
+    cases, index = leave_one_out(sequences, held_out=0), torch.randperm(len(histories))
+    lengths = (cases.stop[index] - cases.start[index] - 1).clamp(max=10)
+
+    def drawn(rank, count):
+        """Of each user two draws, a value of its own and one for each real item."""
+        batch = replace(training_batch(sequences, cases, index[rank::count], max_len=10), seed=3)
+        batch = replace(batch, whole=sliced(lengths, rank, count)) if count > 1 else batch
+        found = {}
+        for number, group in enumerate(batch.groups):
+            with noise.rows(batch.rows_of_group(number)):
+                first = noise.draw(torch.rand, (len(group.rows), 2))
+                second = noise.draw(torch.randn, (*group.items.shape, 3), columns=(1,))
+            for place, row in enumerate(group.rows.tolist()):
+                own = second[place, : int(group.lengths[place])]
+                found[int(batch.users[row])] = (first[place].tolist(), own.tolist())
+        return found
+
+    whole = drawn(0, 1)
+    assert len(whole) == len(histories)
+    assert {user: own for rank in range(processes) for user, own in drawn(rank, processes).items()} == whole
+    assert len({tuple(own[0]) for own in whole.values()}) == len(whole)
+
+
+def test_without_a_step_torchs_own_generator_draws():
+    sequences = flat(make_histories(0, shortest=2))
+    batch = training_batch(sequences, leave_one_out(sequences, held_out=0), torch.arange(3), max_len=10)
+    assert batch.rows_of_group(0) is None
+    torch.manual_seed(1)
+    with noise.rows(None):
+        drawn = noise.draw(torch.rand, (2, 3))
+    torch.manual_seed(1)
+    assert drawn.equal(torch.rand(2, 3))
 
 
 def test_one_target_of_no_row():

@@ -35,5 +35,5 @@ def unit(monkeypatch):
 
 
 def constant(monkeypatch, values):
-    monkeypatch.setattr(torch, "randn_like", lambda like: values(like.shape))
+    monkeypatch.setattr("seqgen.model.cddrec.draw", lambda sample, shape, **how: values(shape))
     monkeypatch.setattr("seqgen.model.cddrec._noise", lambda batch, like: values(like.shape))

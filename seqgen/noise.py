@@ -1,0 +1,68 @@
+"""What is drawn in a training step for the rows of a group, the same for any number of processes.
+
+Where a batch is divided among processes, each draws for all rows that the group has in the whole batch, and takes those
+of its own. Who draws need not know: the loop over groups says which rows it is about (`rows`).
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows that are drawn for, among those that the group has in the whole batch.
+
+    Attributes:
+        generator: Of the group, seeded alike in all processes.
+        count: Number of rows of the whole group.
+        columns: Its padded length.
+        place: Which of its rows these are, (b,); None for all.
+    """
+
+    generator: torch.Generator
+    count: int
+    columns: int
+    place: Tensor | None
+
+
+_current: Rows | None = None
+
+
+@contextlib.contextmanager
+def rows(current: Rows | None) -> Iterator[None]:
+    """Have `draw` draw for these rows; None leaves all to torch's own generator."""
+    global _current
+    before, _current = _current, current
+    try:
+        yield
+    finally:
+        _current = before
+
+
+def draw(sample: Callable[..., Tensor], shape: Sequence[int], *, columns: Sequence[int] = (), **how: Any) -> Tensor:
+    """Random values of the rows of a group.
+
+    Under `torch.compile`, which knows no generators, each process draws for itself.
+
+    Args:
+        sample: Such as `torch.randn`.
+        shape: Of the result; the rows come first.
+        columns: Other dimensions that have the padded length of the group.
+        how: What else `sample` takes.
+    """
+    if _current is None or torch.compiler.is_compiling():
+        return sample(shape, **how)
+    whole = [_current.count, *shape[1:]]
+    for dim in columns:
+        whole[dim] = _current.columns
+    values = sample(whole, generator=_current.generator, **how)
+    if _current.place is not None:
+        values = values.index_select(0, _current.place)
+    for dim in columns:
+        values = values.narrow(dim, 0, shape[dim])
+    return values
