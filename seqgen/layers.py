@@ -28,11 +28,13 @@ from seqgen.attention import (
     MakeAttention,
     SequenceMask,
     added,
+    attend,
     check_heads,
     glorot_linear,
     merge_heads,
     split_heads,
 )
+from seqgen.dropout import Dropout
 from seqgen.errors import SettingError, argument, check_positive, check_probability, check_sizes
 
 Norm = Literal["query", "post", "pre"]
@@ -101,7 +103,7 @@ class SequenceEmbedding(nn.Module):
         self.position = nn.Embedding(max_len, hidden_dim)
         nn.init.normal_(self.item.weight[1:], std=init_std)
         nn.init.normal_(self.position.weight, std=init_std)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.scale = hidden_dim**0.5 if scale is None else scale
 
     def add(self, items: Tensor, newest: Tensor) -> Tensor:
@@ -135,7 +137,7 @@ class Block(nn.Module):
         self.norm_attention, self.norm_ffn = (nn.LayerNorm(hidden_dim, eps=NORM_EPS) for _ in range(2))
         self.inner, self.outer = glorot_linear(hidden_dim, ffn_dim), glorot_linear(ffn_dim, hidden_dim)
         self.activation: Callable[[Tensor], Tensor] = getattr(F, activation)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: SequenceMask) -> tuple[Tensor, Aux]:
         """(b, l, D) -> (b, r, D) and the attention's auxiliary losses."""
@@ -280,7 +282,7 @@ class StepDecoder(nn.Module):
         self.query, self.key, self.value, self.merge = (nn.Linear(hidden_dim, hidden_dim) for _ in range(4))
         self.inner, self.outer = nn.Linear(hidden_dim, ffn_dim), nn.Linear(ffn_dim, hidden_dim)
         self.norm_attention, self.norm_ffn = nn.LayerNorm(hidden_dim), nn.LayerNorm(hidden_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.noisy = nn.Linear(hidden_dim, hidden_dim) if condition_on_x_t else None
 
     def forward(self, context: Tensor, past: SequenceMask, steps: Tensor, x_t: Tensor | None = None) -> Tensor:
@@ -295,7 +297,7 @@ class StepDecoder(nn.Module):
         key, value = split_heads(self.key(context), self.num_heads), split_heads(self.value(context), self.num_heads)
         allowed = past.allowed.repeat(1, 1, count, 1)
         dropout = self.dropout.p if self.training else 0.0
-        attended = merge_heads(F.scaled_dot_product_attention(query, key, value, allowed, dropout))
+        attended = merge_heads(attend(query, key, value, allowed, dropout=dropout))
         attended = attended.unflatten(1, (count, length)).transpose(0, 1)
         if self.time_in != "query":
             # In keys it raises all scores of a query alike; weights sum to 1, so of the values the step's own is left.

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqgen.dropout import drop
 from seqgen.errors import SettingError, check_probability
 
 
@@ -164,7 +165,7 @@ class Attention(nn.Module):
 
     def forward(self, query: Tensor, context: Tensor, mask: SequenceMask) -> tuple[Tensor, Aux]:
         """Query (b, r, D) over context (b, l, D) -> (b, r, D), and in training the auxiliary losses."""
-        weights = F.dropout(self.weights(query, context, mask), self.dropout, self.training)
+        weights = drop(self.weights(query, context, mask), self.dropout, self.training)
         return self.finish(self.mix(weights, context), query), {}
 
     @property
@@ -233,9 +234,29 @@ class DotProductAttention(QueryKeyAttention):
         """Query (b, r, D) over context (b, l, D) -> (b, r, D), no auxiliary loss."""
         projected = self.query(query), self.key(context), self.value(context)
         q, k, v = (split_heads(x, self.num_heads) for x in projected)
-        dropout, allowed = self.dropout if self.training else 0.0, mask.allowed if mask.last else None
-        mixed = F.scaled_dot_product_attention(q, k, v, allowed, dropout, is_causal=not mask.last)
+        mixed = attend(q, k, v, mask.allowed, dropout=self.dropout if self.training else 0.0, causal=not mask.last)
         return self.finish(merge_heads(mixed), query), {}
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, allowed: Tensor, *, dropout: float, causal: bool = False
+) -> Tensor:
+    """Values (b, H, l, d) mixed by scaled dot products and a softmax over the allowed cells -> (b, H, r, d).
+
+    Args:
+        query: (b, H, r, d).
+        key: (b, H, l, d).
+        value: (b, H, l, d).
+        allowed: (1 or b, 1, r, l) bool.
+        dropout: Of the weights.
+        causal: The allowed cells are those up to the row's own, which a fused kernel need not look up.
+    """
+    if dropout and query.device.type == "cpu" and not torch.compiler.is_compiling():
+        # torch has no fused kernel for this either, and its dropout takes longer than all else.
+        logits = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        weights = logits.masked_fill(~allowed, float("-inf")).softmax(dim=-1)
+        return drop(weights, dropout, True).to(value.dtype) @ value
+    return F.scaled_dot_product_attention(query, key, value, None if causal else allowed, dropout, is_causal=causal)
 
 
 def masked_softmax(logits: Tensor, mask: SequenceMask) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqgen.attention import Attention, Aux, SequenceMask, glorot_linear, masked_softmax, split_heads
+from seqgen.dropout import drop
 from seqgen.errors import SettingError, check_sizes
 from seqgen.numerics import full_precision
 
@@ -201,7 +202,7 @@ class GeneratedAttention(Attention):
         """Query (b, r, D) over context (b, l, D) -> (b, r, D), and the auxiliary losses in training."""
         logits, aux = self.generate(query, context, mask)
         # The softmax stays in 32 bits under mixed precision.
-        weights = F.dropout(masked_softmax(logits, mask), self.dropout, self.training)
+        weights = drop(masked_softmax(logits, mask), self.dropout, self.training)
         return self.finish(self.mix(weights, context), query), aux
 
     def weights(self, query: Tensor, context: Tensor, mask: SequenceMask) -> Tensor:

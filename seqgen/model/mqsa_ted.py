@@ -28,6 +28,7 @@ from seqgen.attention import Auxiliary
 from seqgen.data.catalog import Catalog
 from seqgen.data.ragged import count_transitions, ragged
 from seqgen.data.sequences import SequenceBatch
+from seqgen.dropout import drop
 from seqgen.errors import check_positive, check_sizes, check_weights
 from seqgen.model.encoded import EncodedRecommender
 from seqgen.numerics import full_precision, rows_of, weighted_logsumexp
@@ -89,7 +90,7 @@ class MQSATED(EncodedRecommender):
         weights = count / batch.normalizer  # (n,)
         table = full_precision(self.item_vectors[1:])  # row j - 1 is item j
         inputs = self.embedding.scale * rows_of(table, heads - 1)
-        student = F.dropout(inputs, self.dropout, self.training) / self.temperature
+        student = drop(inputs, self.dropout, self.training) / self.temperature
         start = self.teacher_offsets[heads]
         length = self.teacher_offsets[heads + 1] - start
         _, place = ragged(start, length)
