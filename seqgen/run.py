@@ -105,7 +105,7 @@ def run(cfg: DictConfig) -> RunResult:
         if first:
             summary.print_profile(trainer)
         record.content["timing"]["total_s"] = time.perf_counter() - started
-        stages.log_costs(trainer, record)
+        stages.log_summary(trainer, record)
     if trainer.is_global_zero:
         summary.print_summary(record)
     kept = Path(getattr(trainer.checkpoint_callback, "best_model_path", "") or record.folder / "checkpoints/last.ckpt")

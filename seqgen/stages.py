@@ -128,12 +128,15 @@ def summarise_best(loggers: Sequence[Any], lengths: Sequence[int]) -> None:
                 logger.experiment.define_metric(f"val/{name}", step_metric="epoch", summary=best)
 
 
-def log_costs(trainer: L.Trainer, record: RunRecord) -> None:
-    """Put seconds of an epoch, throughput and memory into the summary of the loggers that have one, W&B's."""
+def log_summary(trainer: L.Trainer, record: RunRecord) -> None:
+    """Put the best epoch and its validation, time and memory into the summary of the loggers that have one, W&B's."""
     timing = record.content["timing"]
     costs = {f"timing/{name}": value for name, value in timing.items() if not isinstance(value, list)}
     if timing.get("train_epoch_s"):
         costs["timing/train_epoch_s"] = statistics.median(timing["train_epoch_s"])
+    if (best := record.content["best_epoch"]) is not None:
+        of_best = {name: value for name, value in record.content["metrics"].items() if name.startswith("val/")}
+        costs |= {"best/epoch": best, **{f"best/{name}": value for name, value in of_best.items()}}
     costs |= {f"peak_memory_mb/{name}": value for name, value in record.content["peak_memory_mb"].items() if value}
     experiments: list[Any] = (
         [getattr(logger, "experiment", None) for logger in trainer.loggers] if trainer.is_global_zero else []

@@ -257,10 +257,12 @@ def test_wandb_summarises_the_best_validation(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr(Run, "define_metric", lambda self, name, **how: defined.update({name: how}))
     monkeypatch.setattr("wandb.sdk.wandb_summary.Summary.update", lambda self, values: costs.update(values))
-    start(tmp_path, "logger=wandb", "model=sasrec", "trainer.max_epochs=1", "metrics.k=[5,10]")
+    results = start(tmp_path, "logger=wandb", "model=sasrec", "trainer.max_epochs=2", "metrics.k=[5,10]")
     best = {name: defined[f"val/{name}"]["summary"] for name in ("ndcg@10", "mrr", "gini@5", "unhittable")}
     assert best == {"ndcg@10": "max", "mrr": "max", "gini@5": "min", "unhittable": "last"}
-    assert {defined[name]["step_metric"] for name in ("train/*", "val/ndcg@10")} == {"epoch"}
+    assert {defined[name]["step_metric"] for name in ("train/*", "test/*", "val/ndcg@10")} == {"epoch"}
+    assert costs["best/epoch"] == results["best_epoch"]
+    assert costs["best/val/mrr"] == results["metrics"]["val/mrr"]
     assert {"timing/train_epoch_s", "timing/total_s", "peak_memory_mb/host"} < set(costs)
 
 
