@@ -119,7 +119,7 @@ AT_ONCE = [
     ),
     ("loss._target_=torch.nn.Linear", "loss._target_=torch.nn.Linear does not make"),
     (
-        "optimizer._target_=torch.nn.Embedding ~optimizer.lr ~optimizer.betas ~optimizer.weight_decay",
+        "optimizer._target_=torch.nn.Embedding ~optimizer.lr ~optimizer.betas ~optimizer.weight_decay ~optimizer.fused",
         "optimizer._target_=torch.nn.Embedding does not make",
     ),
     ("+optimizer._args_=[1]", "optimizer._args_ is not read; give each argument by its name"),
@@ -195,7 +195,7 @@ WHEN_BUILT = [
     ("optimizer.lr=0", "optimizer.lr=0 trains nothing"),
     ("model=sasrec trainer.max_steps=1", "Training ended before its first validation"),
     (
-        "~optimizer.weight_decay optimizer._target_=torch.optim.SparseAdam",
+        "~optimizer.weight_decay ~optimizer.fused optimizer._target_=torch.optim.SparseAdam",
         "optimizer=SparseAdam takes sparse gradients",
     ),
     ("trainer.accelerator=abacus", "trainer: "),
