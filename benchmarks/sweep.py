@@ -263,7 +263,7 @@ def page(folder: Path, keep: Path | None) -> dict[str, Any]:
         "jobs": len(whole) + 6,
         "killed": killed,
         "exit_codes": [first.returncode, again.returncode],
-        "listed_at_first": re.findall(r"^(\w+): ", first.stderr, flags=re.MULTILINE),
+        "listed_at_first": re.findall(r"^(killed|failed|stopped): ", first.stderr, flags=re.MULTILINE),
         "resumed": next((line for line in again.stdout.splitlines() if " have finished, " in line), ""),
         "failed_by_design": sum(status == "failed" for status in ended.values()),
         "equal": {k: v for k, v in table_of(place).items() if v["status"] == "finished"} == whole,

@@ -208,6 +208,11 @@ def _check_trainer(cfg: DictConfig) -> None:
             if trainer.get(key) == 0:
                 raise UserError(f"trainer.{key}={trainer[key]} leaves nothing to train; raise it, or set train=false.")
         _check_max_time(plain(trainer).get("max_time"))
+    clips, fused = trainer.get("gradient_clip_val"), (cfg.get("optimizer") or {}).get("fused")
+    if clips and fused and str(trainer.get("precision")).endswith("-mixed"):
+        raise UserError(
+            f"trainer.gradient_clip_val={clips} with trainer.precision={trainer.precision} needs optimizer.fused=false."
+        )
     without = {"gradient_clip_val": "gradients are not clipped", "val_check_interval": "once an epoch"}
     for key, otherwise in without.items():
         value = trainer.get(key)

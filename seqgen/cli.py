@@ -174,7 +174,8 @@ def _group_sentence(arguments: Sequence[str]) -> str:
 def _hydra_sentence(text: str, arguments: Sequence[str]) -> str:
     if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{found[1]} lists several choices, which makes a sweep: add --multirun (-m)."
-    if "In 'hparams_search/" in text:  # adds settings that another sweeper than its own does not have
+    chosen = any(argument.startswith("hydra/sweeper=") for argument in arguments)
+    if chosen and "In 'hparams_search/" in text and "hydra.sweeper" in text:  # settings that this sweeper does not have
         return "hparams_search= chooses hydra/sweeper=optuna; leave the other hydra/sweeper= out."
     if key := unknown_key(text):
         known = _known_keys(arguments)  # of the first of several models; another need not have the key

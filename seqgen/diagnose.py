@@ -137,6 +137,7 @@ def _log(cfg: DictConfig, numbers: dict[str, float], pictures: dict[str, Path], 
     """Pictures to the loggers that take some, numbers to all."""
     if "wandb" in cfg.logger:
         cfg.logger.wandb.name = f"diagnose-{checkpoint.stem}"
+        cfg.logger.wandb.group = cfg.task
     for logger in config.build(cfg, "logger").values():
         logger.log_metrics({f"diagnose/{name}": value for name, value in numbers.items()})
         if hasattr(logger, "log_image"):

@@ -45,7 +45,7 @@ def drop(x: Tensor, p: float, training: bool) -> Tensor:
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        below = round(p * LEVELS)
+        below = min(round(p * LEVELS), LEVELS - 1)
         # All 64 bits of a number are random, so it is four of 16.
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         kept = bits[: x.numel()].view(x.shape) >= below - LEVELS // 2

@@ -206,6 +206,8 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a configuration that decides a run's outcome; two runs that share it are the same experiment."""
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     trainer = kept.get("trainer") or {}
+    if isinstance(kept.get("optimizer"), dict):  # the same steps, otherwise rounded
+        kept["optimizer"] = {k: v for k, v in kept["optimizer"].items() if k != "fused"}
     kept["trainer"] = {k: v for k, v in trainer.items() if not k.startswith("enable_") and k != "default_root_dir"}
     # Other keys hold copies of the paths, such as a checkpoint's folder, and of the checkpoint resumed from.
     text = json.dumps(kept)

@@ -1,5 +1,7 @@
 """What the tested weights recommend and attend to, for loggers that take tables and pictures: W&B, TensorBoard."""
 
+import copy
+import logging
 from typing import Any
 
 import pytorch_lightning as L
@@ -12,6 +14,8 @@ from seqgen.data.datamodule import SequenceDataModule
 from seqgen.model.base import SequentialRecommender
 
 HISTORY, LISTED = 10, 10  # items of a history, and of a list, that are shown
+BATCHES = 2  # of training, for the loss by step of a diffusion
+LOG = logging.getLogger(__name__)
 
 
 class Showcase(L.Callback):
@@ -37,9 +41,15 @@ class Showcase(L.Callback):
             columns, rows = examples(data, recorder.ranked, users=self.users)
             for logger in loggers:
                 _log_table(logger, "examples", columns, rows)
-        for name, figure in _figures(pl_module, data).items() if self.pictures else []:
-            for logger in loggers:
-                _log_figure(logger, f"diagnose/{name}", figure)
+        if self.pictures:
+            try:
+                figures = _figures(pl_module, data)
+            except Exception as error:  # the run itself is done, and must not end as failed
+                LOG.warning("Pictures left out, as they could not be drawn: %r. See show.pictures=false.", error)
+                return
+            for name, figure in figures.items():
+                for logger in loggers:
+                    _log_figure(logger, f"diagnose/{name}", figure)
 
 
 def takes_pictures(logger: Logger) -> bool:
@@ -81,8 +91,10 @@ def _figures(model: SequentialRecommender, data: SequenceDataModule) -> dict[str
         return {}
     checkpoint: dict[str, Any] = {"state_dict": model.state_dict()}
     model.on_save_checkpoint(checkpoint)
-    trained = TrainedRun(config=OmegaConf.create(model.config), data=data, checkpoint=checkpoint, trust=None)
-    return whole.look_into(trained, validate=False).figures
+    alone = copy.copy(data)
+    alone.trainer = None  # whole batches on the CPU: this process draws alone
+    trained = TrainedRun(config=OmegaConf.create(model.config), data=alone, checkpoint=checkpoint, trust=None)
+    return whole.look_into(trained, batches=BATCHES, validate=False).figures
 
 
 def _log_table(logger: Any, name: str, columns: list[str], rows: list[list[Any]]) -> None:

@@ -75,6 +75,10 @@ AT_ONCE = [
     ("trainer.min_epochs=5 trainer.max_epochs=1", "trainer.min_epochs=5 is above trainer.max_epochs=1"),
     ("optimizer.betas=[0.9]", "optimizer.betas=[0.9] must be a list of 2"),
     ("logger=wandb", "logger=wandb needs an account: run `wandb login`, or set WANDB_API_KEY"),
+    (
+        "trainer.gradient_clip_val=1 trainer.precision=bf16-mixed",
+        "trainer.gradient_clip_val=1 with trainer.precision=bf16-mixed needs optimizer.fused=false.",
+    ),
     ("hparams_search=mqsa_ted", "hparams_search= has no effect on a single run; add --multirun"),
     ("hydra/sweeper=optuna", "hydra/sweeper=optuna has no effect on a single run; add --multirun"),
     ("hydra/launcher=ray", "hydra/launcher=ray has no effect on a single run; add --multirun"),

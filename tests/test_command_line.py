@@ -23,7 +23,8 @@ VIEWS = ("model.views.crop=0.6", "model.views.mask=0.3", "model.views.reorder=0.
     ("processes", "model"),
     [
         (2, ["model=sasrec", "loss=bce"]),
-        (2, ["model=cddrec", "model.hidden_dim=16", "model.decoder.dropout=0"]),
+        # The pictures of one process, after the test, wait for nobody.
+        (2, ["model=cddrec", "model.hidden_dim=16", "model.decoder.dropout=0", "logger=tensorboard"]),
         (4, ["model=cddrec", "model.hidden_dim=16", "model.decoder.dropout=0", *VIEWS]),
         (2, ["model=genatt", "attention=vae", "model.num_layers=2"]),
         (4, ["model=genatt", "attention=diffusion", "attention.clean_map=teacher", "attention.reverse_steps=2"]),

@@ -62,6 +62,20 @@ def test_a_diffusion_shows_its_schedule_and_its_loss_by_step(tmp_path: Path, mon
     assert not list(media.glob("table/*"))
 
 
+def test_a_run_does_not_fail_for_its_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("tensorboard", reason="seqgen[tensorboard] is not installed")
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no ink")
+
+    monkeypatch.setattr("seqgen.diagnosis.whole.look_into", fail)
+    results = start(tmp_path, "logger=tensorboard", *SMALL)
+    assert results["status"] == "finished"
+    assert "Pictures left out, as they could not be drawn: ValueError('no ink')" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("settings", "shows"),
     [

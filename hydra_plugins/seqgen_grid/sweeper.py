@@ -39,7 +39,7 @@ class GridSweeper(BasicSweeper):
     Args:
         max_batch_size: Jobs that are handed to the launcher at once; None for all.
         params: Values of keys, beside those of the command line.
-        others: Of a study, which nobody asks for here.
+        others: Of another sweeper, such as a study.
 
     Raises:
         UserError: There are such settings.
@@ -50,8 +50,8 @@ class GridSweeper(BasicSweeper):
 
         if others:
             raise UserError(
-                f"hydra.sweeper.{next(iter(others))} is a setting of hydra/sweeper=optuna; leave hparams_search=, "
-                "which chooses that sweeper, or the other sweeper out."
+                f"hydra.sweeper.{next(iter(others))} is no setting of this sweeper; leave it out, or hparams_search=, "
+                "whose settings are those of hydra/sweeper=optuna."
             )
         super().__init__(max_batch_size, params)
 

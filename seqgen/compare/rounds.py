@@ -4,6 +4,7 @@ Each round finds in the comparison's folder what it has done before and does wha
 be stopped at any time and goes on with the same command. Free of torch and of Hydra.
 """
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -223,6 +224,7 @@ def write_trials(plan: Plan, file: Path) -> None:
             ended = {"trial": trial.number, "state": trial.state.name.lower(), plan.monitor: trial.value}
             settings = space.values(space.overrides(trial.params, candidate.study.space)) if candidate.study else {}
             epochs = len(trial.intermediate_values)
+            settings = {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in settings.items()}
             rows.append({"data": candidate.data, "candidate": candidate.name, **ended, "epochs": epochs, **settings})
     with replacing(file) as beside:
         pl.DataFrame(rows, infer_schema_length=None).write_csv(beside)

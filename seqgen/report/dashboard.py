@@ -41,6 +41,7 @@ def log_comparison(comparison: "Comparison", project: str, entity: str | None = 
     finally:
         run.finish(exit_code=0 if finished else 1)
     if run.url and is_installed():  # offline there is nobody to keep a report
+        print(f"W&B: {run.url}")
         address = report_of(comparison, project=run.project, entity=run.entity).save().url
     elif run.url:
         print("For a W&B report with panels of the runs: pip install 'seqgen[wandb-report]'")

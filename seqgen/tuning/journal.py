@@ -61,9 +61,9 @@ class Journal:
         )
         wanted, known = self.study.settings, found.user_attrs.get("settings")
         if known is None:
-            found.set_user_attr("settings", wanted)
-            if self.study.start:
+            if self.study.start and not found.get_trials(deepcopy=False):
                 found.enqueue_trial(dict(self.study.start))
+            found.set_user_attr("settings", wanted)
         elif known != wanted:
             other = sorted(_lines(wanted) ^ _lines(known))
             raise UserError(

@@ -116,7 +116,12 @@ def _check_space(cfg: DictConfig, searched: dict[str, str], fixed: Sequence[str]
         firsts[key] = drawn.choices[0] if hasattr(drawn, "choices") else drawn.low  # type: ignore[attr-defined]
     composed([*fixed, *space.overrides(firsts, searched)])
     as_it_is = composed(fixed)
-    return space.within({key: OmegaConf.select(as_it_is, key_of(key)) for key in searched}, searched)
+    chosen = {str(group): option for group, option in as_it_is.hydra.runtime.choices.items()}
+    found = {}
+    for key in searched:
+        value = OmegaConf.select(as_it_is, key_of(key))
+        found[key] = chosen.get(key, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)
+    return space.within(found, searched)
 
 
 def without_search(fixed: Sequence[str]) -> list[str]:

@@ -134,8 +134,9 @@ def within(settings: Mapping[str, Any], space: Mapping[str, str]) -> dict[str, A
     for key, drawn in distributions(space).items():
         value = settings.get(key)
         if hasattr(drawn, "choices"):
-            if str(value) in drawn.choices:
-                found[key] = str(value)
+            same = [text for text in drawn.choices if values([f"{key}={text}"]) == {key.lstrip("+"): value}]
+            if same:
+                found[key] = same[0]
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             low, high, step = drawn.low, drawn.high, drawn.step  # type: ignore[attr-defined]
             inside = min(max(value, low), high)

@@ -72,7 +72,7 @@ def test_a_comparison_is_reckoned_tuned_run_and_reported(tmp_path: Path) -> None
         (["seed=a"], "seed=a must list whole numbers, such as seed=1,2,3."),
         (["compare.trials=many"], "compare.trials"),
         (["compare.trails=3"], "compare.trails is not a key of this configuration; did you mean compare.trials."),
-        (["hparams_search=sasrec"], "is a setting of hydra/sweeper=optuna; leave hparams_search="),
+        (["hparams_search=sasrec"], "is no setting of this sweeper; leave it out, or hparams_search="),
         (["hydra/launcher=basic"], "hydra/launcher=basic: seqgen.compare runs with hydra/launcher=ray, its default."),
         (["optimizer.lr=nan"], "optimizer.lr=nan"),
         (["model=sasrec,sasrec"], "sasrec on synthetic is listed twice; leave one out."),

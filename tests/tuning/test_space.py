@@ -57,6 +57,8 @@ def test_a_configuration_is_moved_into_a_space() -> None:
     settings = {"a": 0, "b": 24, "c": 128, "d": 3, "e": 9, "f": 0.3}
     assert space.within(settings, searched) == {"a": 1e-4, "b": 20, "c": "128", "e": 3, "f": 0.3}
     assert space.within({"a": None, "e": True}, searched) == {}
+    lists = {"g": "choice([0.9,0.98],[0.9,0.999])", "h": "choice(0, 1e-4)", "i": "choice(a, b)"}
+    assert space.within({"g": [0.9, 0.98], "h": 0.0, "i": "b"}, lists) == {"g": "[0.9,0.98]", "h": "0", "i": "b"}
 
 
 @pytest.mark.parametrize(
