@@ -18,7 +18,7 @@ from seqgen.callbacks import AtomicCheckpointIO, BestCheckpoint
 from seqgen.checkpoint import read_checkpoint
 from seqgen.errors import UserError
 
-SMALL = ("model=sasrec", "model.hidden_dim=16", "model.dropout=0.1", "optimizer.lr=0.003")
+SMALL = ("model=sasrec", "model.hidden_dim=16", "model.dropout=0.1", "optimizer.lr=0.003", "seed=13")
 
 
 def outcome(folder: Path) -> tuple[Any, ...]:

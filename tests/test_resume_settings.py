@@ -88,7 +88,8 @@ def test_a_run_on_other_settings_of_inference_is_tested(tmp_path: Path) -> None:
     last = tmp_path / "first/checkpoints/last.ckpt"
     tested = alone(last, tmp_path / "same", "train=false")
     assert tested["metrics"] == {k: v for k, v in first["metrics"].items() if k.startswith("test/")}
-    sampled = alone(last, tmp_path / "sampled", "train=false", "model.inference.samples=4", "metrics.k=[5,10]")
+    drawn = ("model.inference.samples=4", "model.inference.temperature=8")
+    sampled = alone(last, tmp_path / "sampled", "train=false", *drawn, "metrics.k=[5,10]")
     assert sampled["config"]["model"]["inference"]["samples"] == 4
     assert "test/hr@20" not in sampled["metrics"]
     assert sampled["metrics"]["test/gini@10"] != tested["metrics"]["test/gini@10"]
