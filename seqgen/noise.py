@@ -7,6 +7,7 @@ of its own. Who draws need not know: the loop over groups says which rows it is 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,16 +19,23 @@ class Rows:
     """The rows that are drawn for, among those that the group has in the whole batch.
 
     Attributes:
-        generator: Of the group, seeded alike in all processes.
+        seed: Of the group, the same in all processes.
+        device: Where is drawn.
         count: Number of rows of the whole group.
         columns: Its padded length.
         place: Which of its rows these are, (b,); None for all.
     """
 
-    generator: torch.Generator
+    seed: int
+    device: torch.device
     count: int
     columns: int
     place: Tensor | None
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """Made with the first draw, which most models never make."""
+        return torch.Generator(self.device).manual_seed(self.seed)
 
 
 _current: Rows | None = None

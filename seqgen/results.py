@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import signal
 import socket
@@ -35,6 +36,7 @@ NOT_IDENTITY = (
     *("paths", "logger", "print_config", "tags", "task", "ckpt_path"),
     *("train", "test", "compile", "trust", "sweep", "show"),
 )
+NOT_IDENTITY_BELOW = {"trainer": "enable_.*|default_root_dir", "optimizer": "fused"}
 
 
 class RunRecord:
@@ -205,10 +207,9 @@ def _again(folder: Path) -> str:
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a configuration that decides a run's outcome; two runs that share it are the same experiment."""
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
-    trainer = kept.get("trainer") or {}
-    if isinstance(kept.get("optimizer"), dict):  # the same steps, otherwise rounded
-        kept["optimizer"] = {k: v for k, v in kept["optimizer"].items() if k != "fused"}
-    kept["trainer"] = {k: v for k, v in trainer.items() if not k.startswith("enable_") and k != "default_root_dir"}
+    for group, keys in NOT_IDENTITY_BELOW.items():
+        if kept.get(group):
+            kept[group] = {key: value for key, value in kept[group].items() if not re.fullmatch(keys, key)}
     # Other keys hold copies of the paths, such as a checkpoint's folder, and of the checkpoint resumed from.
     text = json.dumps(kept)
     copies = {**(config.get("paths") or {}), "ckpt_path": config.get("ckpt_path")}

@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from seqgen.callbacks import Recorder
 from seqgen.data.datamodule import SequenceDataModule
 from seqgen.model.base import SequentialRecommender
+from seqgen.report.tables import pipes
 
 HISTORY, LISTED = 10, 10  # items of a history, and of a list, that are shown
 BATCHES = 2  # of training, for the loss by step of a diffusion
@@ -101,12 +102,7 @@ def _log_table(logger: Any, name: str, columns: list[str], rows: list[list[Any]]
     if not isinstance(logger, TensorBoardLogger):
         logger.log_table(key=name, columns=columns, data=rows)
         return
-    cells = [columns, ["---"] * len(columns), *rows]
-    logger.experiment.add_text(name, "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in cells))
-
-
-def _cell(value: Any) -> str:
-    return str(value).replace("|", "\\|")
+    logger.experiment.add_text(name, pipes(columns, [[str(cell) for cell in row] for row in rows]))
 
 
 def _log_figure(logger: Any, name: str, figure: Any) -> None:

@@ -55,7 +55,7 @@ class CompareSweeper(GridSweeper):
         if any(candidate.study for candidate in plan.candidates):
             rounds.write_trials(plan, plan.folder / "trials.csv")
         page = plan.folder / "report.html"
-        first = ["--baseline", name] if (name := rounds.baseline(folders)) else []
+        first = ["--baseline", name] if (name := rounds.baseline(plan, folders)) else []
         files = ["--html", str(page), "--csv", str(plan.folder / "report.csv")]
         report([*map(str, folders), *first, "--details", *files])
         print(f"Page: {page}")

@@ -228,7 +228,7 @@ class DotProductAttention(QueryKeyAttention):
     def weights(self, query: Tensor, context: Tensor, mask: SequenceMask) -> Tensor:
         """The map, (b, H, r, l)."""
         query, key = (split_heads(x, self.num_heads) for x in (self.query(query), self.key(context)))
-        return masked_softmax(query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5, mask)
+        return masked_softmax(query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5, mask.allowed)
 
     def forward(self, query: Tensor, context: Tensor, mask: SequenceMask) -> tuple[Tensor, Aux]:
         """Query (b, r, D) over context (b, l, D) -> (b, r, D), no auxiliary loss."""
@@ -253,12 +253,11 @@ def attend(
     """
     if dropout and query.device.type == "cpu" and not torch.compiler.is_compiling():
         # torch has no fused kernel for this either, and its dropout takes longer than all else.
-        logits = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-        weights = logits.masked_fill(~allowed, float("-inf")).softmax(dim=-1)
+        weights = masked_softmax(query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5, allowed)
         return drop(weights, dropout, True).to(value.dtype) @ value
     return F.scaled_dot_product_attention(query, key, value, None if causal else allowed, dropout, is_causal=causal)
 
 
-def masked_softmax(logits: Tensor, mask: SequenceMask) -> Tensor:
+def masked_softmax(logits: Tensor, allowed: Tensor) -> Tensor:
     """Weights over the allowed cells, (b, H, r, l)."""
-    return logits.masked_fill(~mask.allowed, float("-inf")).softmax(dim=-1)
+    return logits.masked_fill(~allowed, float("-inf")).softmax(dim=-1)

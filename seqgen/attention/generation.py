@@ -202,12 +202,12 @@ class GeneratedAttention(Attention):
         """Query (b, r, D) over context (b, l, D) -> (b, r, D), and the auxiliary losses in training."""
         logits, aux = self.generate(query, context, mask)
         # The softmax stays in 32 bits under mixed precision.
-        weights = drop(masked_softmax(logits, mask), self.dropout, self.training)
+        weights = drop(masked_softmax(logits, mask.allowed), self.dropout, self.training)
         return self.finish(self.mix(weights, context), query), aux
 
     def weights(self, query: Tensor, context: Tensor, mask: SequenceMask) -> Tensor:
         """The map that `forward` mixes with outside training, (b, H, r, l)."""
-        return masked_softmax(self.generate(query, context, mask)[0], mask)
+        return masked_softmax(self.generate(query, context, mask)[0], mask.allowed)
 
     def reset_parameters(self, std: float) -> None:
         """Leave all as it is: what makes the logits starts near uniform attention."""

@@ -194,20 +194,20 @@ def finish(ray: Any, plan: Plan, found: Sequence[Best | None]) -> list[Path]:
     return [job.folder for job in jobs]
 
 
-def baseline(folders: Sequence[Path]) -> str | None:
+def baseline(plan: Plan, folders: Sequence[Path]) -> str | None:
     """What the report calls the first candidate; None where another one of a data set has its model and attention.
 
     Args:
-        folders: Of the final runs, those of the first candidate first.
+        plan: The comparison.
+        folders: Of the final runs, from `finish`.
     """
-    kinds: dict[Path, str] = {}
-    for folder in folders:
+    kinds = []
+    for candidate, folder in zip(plan.candidates, folders[:: len(plan.seeds)], strict=True):
         choices = (read_results(folder) or {})["choices"]
-        candidate = folder.parents[1]  # FINAL / data / candidate / trial / seed
         attention = choices.get("attention", "none")
-        kinds[candidate] = choices["model"] if attention == "none" else f"{choices['model']}/{attention}"
-    first = next(iter(kinds.values()))
-    alike = [candidate.parent for candidate, kind in kinds.items() if kind == first]
+        kinds.append((candidate.data, choices["model"] + ("" if attention == "none" else f"/{attention}")))
+    first = kinds[0][1]
+    alike = [data for data, kind in kinds if kind == first]
     return first if len(set(alike)) == len(alike) else None
 
 
@@ -219,13 +219,13 @@ def write_trials(plan: Plan, file: Path) -> None:
         file: Written anew.
     """
     rows: list[dict[str, Any]] = []
-    for candidate in plan.candidates:
-        for trial in Journal(candidate.study).trials() if candidate.study else []:
-            ended = {"trial": trial.number, "state": trial.state.name.lower(), plan.monitor: trial.value}
-            settings = space.values(space.overrides(trial.params, candidate.study.space)) if candidate.study else {}
-            epochs = len(trial.intermediate_values)
-            settings = {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in settings.items()}
-            rows.append({"data": candidate.data, "candidate": candidate.name, **ended, "epochs": epochs, **settings})
+    for candidate, study in [(c, c.study) for c in plan.candidates if c.study]:
+        for trial in Journal(study).trials():
+            row = {"data": candidate.data, "candidate": candidate.name, "trial": trial.number}
+            row |= {"state": trial.state.name.lower(), plan.monitor: trial.value}
+            row |= {"epochs": len(trial.intermediate_values)}
+            drawn = space.values(space.overrides(trial.params, study.space))
+            rows.append(row | {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in drawn.items()})
     with replacing(file) as beside:
         pl.DataFrame(rows, infer_schema_length=None).write_csv(beside)
 

@@ -163,7 +163,7 @@ class SequenceBatch(_Movable):
             count, columns, place = share.rows, share.columns, share.place
         # By its lengths, since a process may have no row of another group.
         seed = hash((self.seed, bisect_left(GROUP_BOUNDS, columns)))
-        return Rows(torch.Generator(items.device).manual_seed(seed), count, columns, place)
+        return Rows(seed=seed, device=items.device, count=count, columns=columns, place=place)
 
     def rows(self, start: int, stop: int) -> "SequenceBatch":
         """Some consecutive rows of an evaluation batch, which has one target a row."""

@@ -137,15 +137,16 @@ def details(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]
 
 def markdown(comparison: Comparison) -> str:
     """The table, what its signs mean, the notes, and `details`."""
-    parts = [_pipes(*_marked(comparison, lambda text: text, ("**{}**", "_{}_"))), caption(comparison)]
+    parts = [pipes(*_marked(comparison, lambda text: text, ("**{}**", "_{}_"))), caption(comparison)]
     parts.append("Bold: best; italic: not worse." if comparison.summary["best"].any() else "")
     parts += [f"- {note}" for note in comparison.notes]
     for title, header, rows in details(comparison):
-        parts += [f"**{title}**", _pipes(header, rows)]
+        parts += [f"**{title}**", pipes(header, rows)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 

@@ -101,7 +101,7 @@ def _check_space(cfg: DictConfig, searched: dict[str, str], fixed: Sequence[str]
     """Refuse what has nothing to tune, and keys that the configuration does not have.
 
     Returns:
-        The parameters of the configuration as it is, so that no study finds less than that.
+        The parameters of the configuration as it is, moved into the space.
     """
     if cfg.get("optimizer") is None:
         raise UserError(f"model={cfg.hydra.runtime.choices.model} is not trained by steps, and has nothing to tune.")
@@ -115,12 +115,11 @@ def _check_space(cfg: DictConfig, searched: dict[str, str], fixed: Sequence[str]
     for key, drawn in space.distributions(searched).items():
         firsts[key] = drawn.choices[0] if hasattr(drawn, "choices") else drawn.low  # type: ignore[attr-defined]
     composed([*fixed, *space.overrides(firsts, searched)])
-    as_it_is = composed(fixed)
-    chosen = {str(group): option for group, option in as_it_is.hydra.runtime.choices.items()}
     found = {}
     for key in searched:
-        value = OmegaConf.select(as_it_is, key_of(key))
-        found[key] = chosen.get(key, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)
+        value = OmegaConf.select(cfg, key_of(key))
+        plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        found[key] = cfg.hydra.runtime.choices.get(key, plain)
     return space.within(found, searched)
 
 
