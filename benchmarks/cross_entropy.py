@@ -1,16 +1,20 @@
 """Full softmax cross-entropy, forward and backward: our chunked function, torch's plain one, torch's chunked one.
 
+Ours also with the products left to torch's default, MKL on an x86 processor (`seqgen.numerics.fast_products`).
+
     python benchmarks/cross_entropy.py
 
 One thread, CPU-seconds, median of several, all variants in turn in one process. Prints a table and writes
 benchmarks/results/cross_entropy.json.
 """
 
+import contextlib
 import json
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from seqgen import numerics
 from seqgen.numerics import weighted_logsumexp
 
 RESULTS = Path(__file__).parent / "results" / "cross_entropy.json"
@@ -30,8 +35,16 @@ def ours(hidden: Tensor, table: Tensor, targets: Tensor) -> Tensor:
     return weighted_logsumexp(hidden, table, weights) - (hidden * table[targets]).sum() / len(hidden)
 
 
+def with_default_products(hidden: Tensor, table: Tensor, targets: Tensor) -> Tensor:
+    with mock.patch.object(numerics, "fast_products", contextlib.nullcontext):
+        return ours(hidden, table, targets)
+
+
 def variants() -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
-    found: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"seqgen": ours}
+    found: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+        "seqgen": ours,
+        "seqgen, torch's default products": with_default_products,
+    }
     if hasattr(F, "linear_cross_entropy"):
         default = nn.LinearCrossEntropyOptions()
         rows_256 = nn.LinearCrossEntropyOptions(batch_chunk_size=256, chunking_method=None)
