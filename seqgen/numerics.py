@@ -26,9 +26,9 @@ LEAST_ROWS = 64  # fewer rows at once make thin, slow matrix products
 def fast_products() -> Iterator[None]:
     """Have products of 32 bits made by oneDNN on a CPU, where it makes them as exactly.
 
-    That takes little more than half the time on AMD's processors, on which MKL holds back. torch goes there only when products in
-    bfloat16 are allowed; with matrix units for them (Intel's AMX) oneDNN would take those, so it is tried out first.
-    For products whose shapes recur: oneDNN keeps the code that it makes for each shape, about a MB.
+    That takes little more than half the time on AMD's processors, on which MKL holds back. torch goes there only when
+    products in bfloat16 are allowed; with matrix units for them (Intel's AMX) oneDNN would take those, so it is tried
+    out first. For products whose shapes recur: oneDNN keeps the code that it makes for each shape, about a MB.
     """
     own: Any = getattr(torch.backends.mkldnn, "matmul", None)  # since torch 2.9
     before = getattr(own, "fp32_precision", None)
