@@ -266,6 +266,21 @@ def test_wandb_summarises_the_best_validation(tmp_path: Path, monkeypatch: pytes
     assert {"timing/train_epoch_s", "timing/total_s", "peak_memory_mb/host"} < set(costs)
 
 
+def test_wandb_groups_seeds_and_knows_the_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    runs: list[Any] = []
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    init = wandb.init
+    monkeypatch.setattr(wandb, "init", lambda **how: (runs.append(init(**how)), runs[-1])[1])
+    results = start(tmp_path, "logger=wandb", "model=popularity", "task=first", "tags=[mine]")
+    (run,) = runs
+    assert run.group == "first/popularity/synthetic"
+    assert run.tags == ("mine",)
+    assert run.config["run_id"] == results["run_id"]
+    assert dict(run.config["choices"])["model"] == "popularity"
+
+
 @pytest.mark.parametrize(
     ("more", "name"),
     [
