@@ -152,9 +152,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
-            if Path(path).name == LAST and Path(path).exists():
-                os.replace(path, folder / PREVIOUS)  # killed here, the run is resumed from that one
-            os.replace(beside, path)
+            try:
+                if Path(path).name == LAST and Path(path).exists():
+                    os.replace(path, folder / PREVIOUS)  # killed here, the run is resumed from that one
+            finally:  # a signal that raises between the two leaves no run without its last.ckpt
+                os.replace(beside, path)
         except BaseException:
             beside.unlink(missing_ok=True)
             raise

@@ -31,6 +31,24 @@ def test_a_checkpoint_that_is_cut_off_leaves_the_one_before_it(tmp_path: Path, m
     assert torch.load(path, weights_only=True) == {"epoch": 1}
 
 
+def test_a_signal_while_a_checkpoint_is_replaced_leaves_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints, path, replace = callbacks.AtomicCheckpointIO(), tmp_path / "last.ckpt", os.replace
+    checkpoints.save_checkpoint({"epoch": 0}, path)
+
+    def told_to_stop(source: str | Path, target: str | Path) -> None:
+        replace(source, target)
+        raise SystemExit(143)
+
+    monkeypatch.setattr(os, "replace", told_to_stop)
+    with pytest.raises(SystemExit):
+        checkpoints.save_checkpoint({"epoch": 1}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert torch.load(tmp_path / "previous.ckpt", weights_only=True) == {"epoch": 0}
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["last.ckpt", "previous.ckpt"]
+
+
 def test_each_step_has_noise_of_its_own_that_depends_on_its_counters_alone() -> None:
     class Trainer:
         current_epoch = 0
