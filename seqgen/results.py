@@ -20,14 +20,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-import polars as pl
+from typing import TYPE_CHECKING, Any
 
 import seqgen
 from seqgen.ending import Ending
 from seqgen.errors import Pruned
 from seqgen.settings import quoted
+
+if TYPE_CHECKING:  # imported where it is used, so that --help answers at once
+    import polars as pl
 
 FILE = "results.json"
 LOST = "A process of this run was lost: killed, perhaps for its memory, or failed, as its own output says."
@@ -313,7 +314,7 @@ def _wandb_run() -> Any:
     return getattr(sys.modules.get("wandb"), "run", None)
 
 
-def write_ranks(folder: Path, cases: pl.DataFrame, ranked: list[dict[str, Any]], item_ids: list[Any]) -> None:
+def write_ranks(folder: Path, cases: "pl.DataFrame", ranked: list[dict[str, Any]], item_ids: list[Any]) -> None:
     """Write `ranks.parquet`: the test cases with the target's rank and the ids of the recommended items.
 
     Args:
@@ -322,6 +323,8 @@ def write_ranks(folder: Path, cases: pl.DataFrame, ranked: list[dict[str, Any]],
         ranked: Case indices (B,), ranks (B,) and recommended items (B, K) of each tested batch, in any order.
         item_ids: Original ids; item i is `item_ids[i - 1]`.
     """
+    import polars as pl
+
     ids = pl.Series("id", [None, *item_ids])
     frames = []
     for part in ranked:
