@@ -146,7 +146,7 @@ def tuned(data: str) -> Callable[[], str]:
             difference = p = ""
             if row["difference"] is not None:
                 difference = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
-                p = f"{row['p_holm']:.2f}"
+                p = f"{row['p_holm']:.2f}" if row["p_holm"] >= 0.01 else "< 0.01"
             cells = [f"`{kind}`", metric(runs, NDCG), metric(runs, "test/ndcg@10"), difference, p]
             cells += [metric(runs, f"test/{name}@10", digits) for name, digits in ATTENTION_METRICS.values()]
             cpu = statistics.mean(statistics.median(cpu_s(run)) for run in runs)
@@ -165,7 +165,8 @@ def studies(data: str) -> Callable[[], str]:
         searched = [name for name in trials.columns if "." in name]
         rows = []
         for kind in TUNED_KINDS:
-            own = trials.filter(pl.col("candidate") == kind).sort("trial")
+            ours = (pl.col("candidate") == kind) & (pl.col("state") != "stopped")  # which were done again
+            own = trials.filter(ours).sort("trial")
             pruned = own.filter(pl.col("state") == "pruned").height
             best = own.filter(pl.col("state") == "complete").sort(NDCG, descending=True).row(0, named=True)
             found = ", ".join(f"{name} {best[name]:.2g}" for name in searched if best[name] is not None)
@@ -327,6 +328,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "experiments/attention/README.md": {
         "tuned_ml100k": tuned("ml100k"),
         "studies_ml100k": studies("ml100k"),
+        "tuned_beauty": tuned("beauty"),
+        "studies_beauty": studies("beauty"),
         "ml100k": attention("ml100k", [*KINDS, *OF_POSITION]),
         "beauty": attention("beauty", KINDS),
     },

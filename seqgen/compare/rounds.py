@@ -23,7 +23,7 @@ from seqgen.sweeps.jobs import Job, carry_out
 from seqgen.sweeps.parallel import carry_out_all, places
 from seqgen.sweeps.resuming import checkpoint_of
 from seqgen.tuning import space
-from seqgen.tuning.journal import Journal
+from seqgen.tuning.journal import Journal, is_done_again
 from seqgen.tuning.study import Best, Study
 from seqgen.tuning.worker import best, count, work_under_ray
 
@@ -214,6 +214,8 @@ def baseline(plan: Plan, folders: Sequence[Path]) -> str | None:
 def write_trials(plan: Plan, file: Path) -> None:
     """Write the trials of all studies as a CSV, a row each: how it ended, the best of `monitor`, what was searched.
 
+    A `stopped` one was interrupted and is done again by a later trial with the same settings.
+
     Args:
         plan: The comparison.
         file: Written anew.
@@ -222,7 +224,7 @@ def write_trials(plan: Plan, file: Path) -> None:
     for candidate, study in [(c, c.study) for c in plan.candidates if c.study]:
         for trial in Journal(study).trials():
             row = {"data": candidate.data, "candidate": candidate.name, "trial": trial.number}
-            row |= {"state": trial.state.name.lower(), plan.monitor: trial.value}
+            row |= {"state": "stopped" if is_done_again(trial) else trial.state.name.lower(), plan.monitor: trial.value}
             row |= {"epochs": len(trial.intermediate_values)}
             drawn = space.values(space.overrides(trial.params, study.space))
             rows.append(row | {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in drawn.items()})

@@ -192,6 +192,11 @@ def _unless_ended() -> Iterator[None]:
             raise
 
 
+def is_done_again(trial: "FrozenTrial") -> bool:
+    """Whether a trial was put back: it failed, but not for good."""
+    return trial.state.name == "FAIL" and "error" not in trial.user_attrs
+
+
 def _lines(settings: Mapping[str, Any]) -> set[str]:
     searched = {f"{key}={text}" for key, text in settings["space"].items()}
     return {*searched, *settings["overrides"], f"monitor={settings['monitor']}"}

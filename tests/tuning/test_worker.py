@@ -177,6 +177,7 @@ def test_an_interrupted_worker_puts_its_trial_back(tmp_path: Path) -> None:
     assert states(of) == ["FAIL", "WAITING"]
     tuning.work(of, run=finished)
     assert states(of) == ["FAIL", "COMPLETE"]
+    assert [journal.is_done_again(trial) for trial in Journal(of).trials()] == [True, False]
     assert math.isnan(tuning.best(of).spread)
 
 
@@ -195,6 +196,7 @@ def test_what_is_killed_each_time_fails_in_the_end(tmp_path: Path) -> None:
     assert [trial.state.name for trial in trials] == ["FAIL"] * 3 + ["COMPLETE"] * 2
     assert trials[0].params == trials[1].params == trials[2].params
     assert trials[2].user_attrs["error"] == "It was killed, perhaps for its memory. So ended 3 attempts."
+    assert [journal.is_done_again(trial) for trial in trials] == [True, True, False, False, False]
     assert tuning.best(of).counts.failed == 1
 
 
