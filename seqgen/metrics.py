@@ -20,6 +20,7 @@ from seqgen.errors import UserError
 from seqgen.metric_table import METRICS
 
 UNIT = 36  # distances are whole multiples of 2 ** -36: their sums are exact in any order, for 2 ** 27 lists or pairs
+COMPARED = 2**18  # scores compared at once on a CPU
 ELEMENTS = 2**24  # of the largest tensor that an update, or a sort of tied rows, may build
 
 
@@ -28,8 +29,11 @@ def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
 
     A target whose own score is -inf (seen, and seen items are masked) or NaN gets rank I + 1: it cannot be hit.
     """
-    own = scores.gather(1, targets[:, None])
-    return (~(scores < own)).sum(dim=1)
+    own, num_scores = scores.gather(1, targets[:, None]), scores.shape[1]
+    # What is compared is counted before it leaves a CPU's caches.
+    rows = max(1, COMPARED // num_scores) if scores.device.type == "cpu" else max(1, len(scores))
+    pieces = zip(scores.split(rows), own.split(rows), strict=True)
+    return num_scores - torch.cat([torch.count_nonzero(theirs < one, dim=1) for theirs, one in pieces])
 
 
 def top_items(scores: Tensor, k: int) -> Tensor:

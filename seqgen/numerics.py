@@ -19,6 +19,7 @@ from seqgen import collectives
 # Logits held at once: on a CPU what its caches hold, on a GPU enough to keep it busy.
 CHUNK_CPU, CHUNK_GPU = 2**20, 2**26
 PROBE = 256  # rows and columns of the products that are tried out
+WIDTHS = 128  # of similarities that vary in number: multiples of it
 LEAST_ROWS = 64  # fewer rows at once make thin, slow matrix products
 
 
@@ -202,25 +203,32 @@ class _InfoNCE(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, own: list[slice]) -> Tensor:
         """The mean over the rows of `own`, which holds of each pair both or none."""
         count, half = rows.shape[1], rows.shape[1] // 2
-        budget = CHUNK_CPU if rows.device.type == "cpu" else CHUNK_GPU
-        size = max(LEAST_ROWS, budget // count)
-        partner = rows.roll(half, 1)
-        losses, grads, mine = [], torch.zeros_like(rows), sum(part.stop - part.start for part in own)
-        with torch.autocast(rows.device.type, enabled=False):
-            for z, pair, grad in zip(rows, partner, grads, strict=True):
-                for part in own:
+        mine = sum(part.stop - part.start for part in own)
+        # Rows of zeros, which count for nothing, make few shapes of many.
+        width, budget = _multiple(count, WIDTHS), CHUNK_CPU if rows.device.type == "cpu" else CHUNK_GPU
+        lengths = [_multiple(part.stop - part.start, WIDTHS) for part in own]
+        sizes = [_multiple(-(-n // -(-n * width // budget)), LEAST_ROWS) for n in lengths]
+        partner, filled = rows.roll(half, 1), F.pad(rows, (0, 0, 0, width + max(sizes) - count))
+        losses, grads = [], torch.zeros_like(filled)
+        with torch.autocast(rows.device.type, enabled=False), fast_products():
+            for z, pair, grad in zip(filled, partner, grads, strict=True):
+                everyone, total = z[:width], torch.zeros((), dtype=z.dtype, device=z.device)
+                for part, size in zip(own, sizes, strict=True):
                     torch.mul(pair[part], -2.0, out=grad[part])
-                total = -sum((z[part] * pair[part]).sum() for part in own)
-                for chunk in _chunks(own, size):
-                    logits = z[chunk] @ z.T
-                    logits.diagonal(chunk.start).fill_(float("-inf"))
-                    largest = logits.amax(dim=1)
-                    probability = torch.softmax(logits, dim=1, out=logits)
-                    total += (largest - probability.amax(dim=1).log()).sum()
-                    grad[chunk].addmm_(probability, z)
-                    grad.addmm_(probability.T, z[chunk])
+                    total -= (z[part] * pair[part]).sum()
+                    for start in range(part.start, part.stop, size):
+                        chunk, real = slice(start, start + size), min(size, part.stop - start)
+                        logits = z[chunk] @ everyone.T
+                        logits[:, count:] = float("-inf")
+                        logits.diagonal(start).fill_(float("-inf"))
+                        largest = logits.amax(dim=1)
+                        probability = torch.softmax(logits, dim=1, out=logits)
+                        total += (largest - probability.amax(dim=1).log())[:real].sum()
+                        probability[real:] = 0.0
+                        grad[chunk].addmm_(probability, everyone)
+                        grad[:width].addmm_(probability.T, z[chunk])
                 losses.append(total / mine)
-        ctx.save_for_backward(grads.div_(mine))
+        ctx.save_for_backward(grads[:, :count] / mine)
         return torch.stack(losses)
 
     @staticmethod
@@ -230,7 +238,6 @@ class _InfoNCE(torch.autograd.Function):
         return grad[:, None, None] * grads, None
 
 
-def _chunks(parts: list[slice], size: int) -> Iterator[slice]:
-    for part in parts:
-        for start in range(part.start, part.stop, size):
-            yield slice(start, min(start + size, part.stop))
+def _multiple(number: int, of: int) -> int:
+    """The next multiple of a number that is not below another."""
+    return -(-number // of) * of

@@ -19,7 +19,7 @@ from seqgen.data.catalog import Catalog
 from seqgen.data.sequences import Group, SequenceBatch
 from seqgen.errors import UserError, argument
 from seqgen.metrics import RankingMetrics, target_ranks, top_items
-from seqgen.numerics import full_precision
+from seqgen.numerics import fast_products, full_precision
 from seqgen.settings import flatten
 
 Loss = Callable[[Tensor, Tensor, Tensor, SequenceBatch], Tensor]
@@ -287,7 +287,8 @@ def of_groups(batch: SequenceBatch, of_group: Callable[[Group, int], tuple[R, Au
 
 
 def _products(state: Tensor, vectors: Tensor) -> Tensor:
-    with torch.autocast(state.device.type, enabled=False):  # 16 bits would round neighbours to ties
+    # 16 bits would round neighbours to ties.
+    with torch.autocast(state.device.type, enabled=False), fast_products():
         return full_precision(state) @ full_precision(vectors).T
 
 
