@@ -234,16 +234,18 @@ def page(folder: Path, keep: Path | None) -> dict[str, Any]:
     how = ["-m", "hydra/launcher=ray", f"attention={kinds}", *swept, f"hydra.searchpath=[file://{folder}/conf]"]
     quiet = ["-m", "hydra/launcher=ray", f"attention={','.join(KINDS)}", *swept, f"hydra.sweep.dir={folder}/quiet"]
     succeeded(timed(*quiet, "hydra.launcher.slots=2")[1])
-    whole, place, killed = table_of(folder / "quiet"), folder / "page", list[str]()
+    whole, place, killed, pids = table_of(folder / "quiet"), folder / "page", list[str](), set[int]()
     with two_nodes() as (address, kill_second):
 
         def kill(over: threading.Event) -> None:
-            """A job once three have finished, a node once six have and it runs one."""
+            """A job once three have finished, a node once six have and both nodes are in the middle of one."""
             while len(killed) < 2 and not over.wait(0.3):
                 found = records(place)
                 finished = sum(one["status"] == "finished" for one in found)
                 running = [one for one in found if one["status"] == "running" and 1 < one["epochs"] < 5]
+                running = [one for one in running if one["pid"] not in pids]  # a killed one's record stays as it was
                 if not killed and finished >= 3 and running:
+                    pids.add(running[0]["pid"])
                     os.kill(running[0]["pid"], signal.SIGKILL)
                     killed.append("job")
                 elif killed and finished >= 6 and len(running) == 2:
