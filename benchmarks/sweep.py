@@ -238,15 +238,16 @@ def page(folder: Path, keep: Path | None) -> dict[str, Any]:
     with two_nodes() as (address, kill_second):
 
         def kill(over: threading.Event) -> None:
-            """A job once three have finished, a node once six have and both nodes are in the middle of one."""
+            """A job in the middle of its training once three have finished, a node once six have and both run one."""
             while len(killed) < 2 and not over.wait(0.3):
                 found = records(place)
                 finished = sum(one["status"] == "finished" for one in found)
-                running = [one for one in found if one["status"] == "running" and 1 < one["epochs"] < 5]
+                running = [one for one in found if one["status"] == "running" and one["epochs"] < 5]
                 running = [one for one in running if one["pid"] not in pids]  # a killed one's record stays as it was
-                if not killed and finished >= 3 and running:
-                    pids.add(running[0]["pid"])
-                    os.kill(running[0]["pid"], signal.SIGKILL)
+                training = [one["pid"] for one in running if one["epochs"] > 1]
+                if not killed and finished >= 3 and training:
+                    pids.add(training[0])
+                    os.kill(training[0], signal.SIGKILL)
                     killed.append("job")
                 elif killed and finished >= 6 and len(running) == 2:
                     kill_second()
