@@ -179,6 +179,20 @@ def studies(data: str) -> Callable[[], str]:
     return table
 
 
+def readme_attention() -> str:
+    """Kinds of attention tuned alike, on both data sets; a star where the difference to softmax stands."""
+    rows = []
+    for kind in TUNED_KINDS:
+        cells = [f"`{kind}`"]
+        for data in TUNED_DATA:
+            p = tuned_differences()[data, kind]["p_holm"]
+            star = " *" if p is not None and p < 0.05 else ""
+            cells.append(metric(stored("attention", "tuned")[f"{data}_{kind}"], "test/ndcg@10") + star)
+        rows.append(cells)
+    return markdown(["", "MovieLens-100K", "Beauty"], rows)
+
+
+TUNED_DATA = ("ml100k", "beauty")
 TUNED_KINDS = ("softmax", "multi_query", "uniform", "linear", "hstu", "synthesizer", "vae", "diffusion")
 ATTENTION_METRICS = {
     "HR@10": ("hr", 4),
@@ -324,7 +338,12 @@ def readme_cddrec() -> str:
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"metrics": metrics_table, "mqsa_ted": readme_mqsa_ted, "cddrec": readme_cddrec},
+    "README.md": {
+        "metrics": metrics_table,
+        "mqsa_ted": readme_mqsa_ted,
+        "cddrec": readme_cddrec,
+        "attention": readme_attention,
+    },
     "experiments/attention/README.md": {
         "tuned_ml100k": tuned("ml100k"),
         "studies_ml100k": studies("ml100k"),
