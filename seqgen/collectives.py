@@ -6,6 +6,7 @@ A process's objective is P times its share of the whole batch's, and DDP takes t
 that reaches rows of another process is summed over the processes, and that is all.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,13 +23,23 @@ def gathered(rows: Tensor) -> tuple[Tensor, slice]:
     Returns:
         (K, N, D), and which of the N are this process's.
     """
-    count = torch.tensor([rows.shape[1]], device=rows.device)
-    counts = [torch.empty_like(count) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(counts, count)
-    sizes, rank = [int(size) for size in counts], distributed.get_rank()
+    sizes, rank = counts(rows.shape[1]), distributed.get_rank()
     everyone: Tensor = _Gather.apply(rows, sizes, rank)
     first = sum(sizes[:rank])
     return everyone, slice(first, first + sizes[rank])
+
+
+def counts(own: int) -> list[int]:
+    """A number of each process, in their order. The hosts exchange it, so that no device is waited for."""
+    everyone = [torch.empty(1, dtype=torch.long) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(everyone, torch.tensor([own]), group=_hosts(distributed.group.WORLD))
+    return [int(number) for number in everyone]
+
+
+@lru_cache(maxsize=1)
+def _hosts(world: distributed.ProcessGroup) -> distributed.ProcessGroup:
+    """The same processes by a backend that takes tensors of the host, made with the first use in a run."""
+    return world if distributed.get_backend(world) == "gloo" else distributed.new_group(backend="gloo")
 
 
 def summed(values: Tensor) -> Tensor:

@@ -62,27 +62,29 @@ def sample_negatives(batch: SequenceBatch, num_items: int, *, num_negatives: int
     """Uniform items for each target, (N, K): exactly uniform over the unseen ones, without rejection.
 
     The r-th unseen item of a user is r plus the number of seen items below it. With s_k the k-th seen item (k from 0),
-    s_k - 1 - k unseen items lie below it, and this sequence is sorted: one binary search finds the number.
+    s_k - 1 - k unseen items lie below it, and this sequence is sorted: one binary search finds the number. An item that
+    was seen again stands beside itself and is not counted, so that no size depends on the data.
 
     Raises:
-        SettingError: A user of the batch has seen every item, so there is no negative.
+        SettingError: A user has seen every item, so there is no negative.
     """
     shape, device = (len(batch.targets), num_negatives), batch.targets.device
     if not exclude_seen:
         return batch.draw(partial(torch.randint, 1, num_items + 1), shape)
-    keys = torch.unique(batch.seen_rows * (num_items + 1) + batch.seen_items)
-    row, item = keys // (num_items + 1), keys % (num_items + 1)
-    num_seen = torch.bincount(row, minlength=len(batch))
-    first = num_seen.cumsum(0) - num_seen
-    unseen_below = item - 1 - (torch.arange(len(keys), device=device) - first[row])
-    num_unseen = (num_items - num_seen)[batch.target_rows]
-    if len(num_unseen) and int(num_unseen.min()) == 0:
+    if batch.most_seen >= num_items:
         raise SettingError("exclude_seen=true leaves no negative for a user who has seen every item; set it to false.")
+    stride = num_items + 1  # a row's own part of the sorted keys starts at row * stride
+    keys = (batch.seen_rows * stride + batch.seen_items).sort().values
+    row, item = keys // stride, keys % stride
+    distinct = F.pad((keys.diff(prepend=keys.new_zeros(1)) != 0).cumsum(0), (1, 0))  # among the first so many keys
+    first = distinct[torch.searchsorted(keys, torch.arange(len(batch) + 1, device=device) * stride)]
+    unseen_below = item - distinct[1:] + first[row]
+    num_unseen = (num_items - first.diff())[batch.target_rows]
     draw = (batch.draw(torch.rand, shape, dtype=torch.float64) * num_unseen[:, None]).long()
     draw = torch.minimum(draw, num_unseen[:, None] - 1)
-    # A row's own part of the sorted keys starts at row * (num_items + 1), which no value within a row reaches.
-    offset = (batch.target_rows * (num_items + 1))[:, None]
-    passed = torch.searchsorted(row * (num_items + 1) + unseen_below, offset + draw, right=True)
+    # No value within a row reaches the next row's part.
+    offset = (batch.target_rows * stride)[:, None]
+    passed = distinct[torch.searchsorted(row * stride + unseen_below, offset + draw, right=True)]
     return draw + 1 + passed - first[batch.target_rows][:, None]
 
 

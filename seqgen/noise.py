@@ -24,6 +24,7 @@ class Rows:
         count: Number of rows of the whole group.
         columns: Its padded length.
         place: Which of its rows these are, (b,); None for all.
+        of_host: Gives the same rows on the host, for what it has to know of a draw; None where they lie there.
     """
 
     seed: int
@@ -31,11 +32,17 @@ class Rows:
     count: int
     columns: int
     place: Tensor | None
+    of_host: "Callable[[], Rows | None] | None" = None
 
     @cached_property
     def generator(self) -> torch.Generator:
         """Made with the first draw, which most models never make."""
         return torch.Generator(self.device).manual_seed(self.seed)
+
+    @cached_property
+    def on_host(self) -> "Rows":
+        """Whose generator is one of the host."""
+        return (self.of_host and self.of_host()) or self
 
 
 _current: Rows | None = None
@@ -52,7 +59,14 @@ def rows(current: Rows | None) -> Iterator[None]:
         _current = before
 
 
-def draw(sample: Callable[..., Tensor], shape: Sequence[int], *, columns: Sequence[int] = (), **how: Any) -> Tensor:
+def draw(
+    sample: Callable[..., Tensor],
+    shape: Sequence[int],
+    *,
+    device: torch.device,
+    columns: Sequence[int] = (),
+    **how: Any,
+) -> Tensor:
     """Random values of the rows of a group.
 
     Under `torch.compile`, which knows no generators, each process draws for itself.
@@ -60,17 +74,19 @@ def draw(sample: Callable[..., Tensor], shape: Sequence[int], *, columns: Sequen
     Args:
         sample: Such as `torch.randn`.
         shape: Of the result; the rows come first.
+        device: Of the result: that of the rows, or the host.
         columns: Other dimensions that have the padded length of the group.
         how: What else `sample` takes.
     """
     if _current is None or torch.compiler.is_compiling():
-        return sample(shape, **how)
-    whole = [_current.count, *shape[1:]]
+        return sample(shape, device=device, **how)
+    current = _current.on_host if device.type == "cpu" else _current
+    whole = [current.count, *shape[1:]]
     for dim in columns:
-        whole[dim] = _current.columns
-    values = sample(whole, generator=_current.generator, **how)
-    if _current.place is not None:
-        values = values.index_select(0, _current.place)
+        whole[dim] = current.columns
+    values = sample(whole, generator=current.generator, device=device, **how)
+    if current.place is not None:
+        values = values.index_select(0, current.place)
     for dim in columns:
         values = values.narrow(dim, 0, shape[dim])
     return values

@@ -190,7 +190,7 @@ def fourier_info_nce(
         everyone, count = waves.sum(1, keepdim=True), rows.shape[1]
         if gather:
             everyone = collectives.summed(everyone)
-            count = int(collectives.summed(torch.tensor(count, device=rows.device)))
+            count = sum(collectives.counts(count))
         others = (waves * everyone).sum(-1) / features - 1.0
         # Below what the least similar rows could sum up to, the estimate is noise.
         least = (count - 1) * math.exp(-2.0 / temperature)

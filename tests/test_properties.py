@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import accumulate, product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,12 +19,14 @@ from conftest import QUIET, TINY
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from waiting import no_waiting
 
 from seqgen import config
 from seqgen.check import check
 from seqgen.data.sequences import Group, SequenceBatch, evaluation_batch
 from seqgen.data.split import leave_one_out
 from seqgen.errors import UserError
+from seqgen.finite import StopAtNonFinite
 from seqgen.model.base import SequentialRecommender
 
 # Histories of many lengths: three groups in a batch. Wider than one head, deeper than one layer, with all dropouts.
@@ -54,6 +57,8 @@ VARIANTS = [
     ("sasrec", "vae", "attention.columns=absolute", "attention.rank=3", "model.inference.samples=3"),
     ("genatt", "vae", "attention.content=false", "attention.free_bits=0.1", "model.inference.samples=2"),
     ("genatt", "vae", "attention.context=last", "attention.columns=absolute"),
+    ("mqsa_ted", "vae", "attention.context=last"),
+    ("sasrec", "softmax", "loss=bce"),
     ("sasrec", "diffusion", "attention.rank=3", "attention.clean_map=teacher", "attention.reverse_steps=3"),
     ("sasrec", "diffusion", "attention.context=last", "attention.content=false"),
     (
@@ -357,3 +362,17 @@ def test_gradients_reach_every_parameter(case: Case) -> None:
         if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
             used = module.weight.grad.abs().sum(dim=1) > 0
             assert used.tolist() == [row != module.padding_idx for row in range(len(used))]
+
+
+@pytest.mark.parametrize("pair", TRAINED)
+def test_no_step_of_training_waits_for_a_device(case: Case) -> None:
+    model, trainer = case.build().train().to("meta"), SimpleNamespace(world_size=1)
+    assert model.make_optimizer is not None
+    with no_waiting():
+        outputs = model.training_step(case.train.to("meta"), 0)
+        outputs["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for how in ({"fused": True}, {"fused": False, "foreach": True}):
+            model.make_optimizer(model.parameters(), **how).step()
+        StopAtNonFinite().on_train_batch_end(trainer, model, outputs, case.train, 0)
+    assert all(parameter.grad is not None and parameter.grad.is_meta for parameter in model.parameters())

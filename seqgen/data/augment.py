@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from seqgen.data.ragged import places
+from seqgen.data.transfer import sent
 from seqgen.errors import SettingError
 from seqgen.noise import draw
 
@@ -61,18 +63,32 @@ class Views:
         """Whether there is a kind to draw."""
         return any(vars(self).values())
 
-    def __call__(self, items: Tensor, lengths: Tensor, token: int) -> View:
-        """A view of each row, (b, l); `token` is the id of what is masked."""
-        views = []
+    def __call__(self, items: Tensor, lengths: Tensor, token: int, on_host: Tensor) -> tuple[View, Tensor]:
+        """A view of each row, and where in it something may be learned: its `causal` cells, row by row.
+
+        Args:
+            items: (b, l).
+            lengths: Number of real columns, (b,).
+            token: The id of what is masked.
+            on_host: The lengths on the host, which tell it the number of these cells.
+
+        Returns:
+            The view; places in its flat cells, (m,).
+        """
+        views, learned = [], []
         if self.crop:
             views.append(crop(items, lengths, self.crop))
+            learned.append(_count(on_host, self.crop))
         if self.mask:
             views.append(mask(items, lengths, self.mask, token))
+            learned.append(on_host)
         if self.reorder:
             views.append(reorder(items, lengths, self.reorder))
-        row = torch.arange(len(items), device=items.device)
-        kind = draw(partial(torch.randint, len(views)), (len(items),), device=items.device)
-        return View(*(torch.stack(parts)[kind, row] for parts in zip(*views, strict=True)))
+            learned.append(on_host - _count(on_host, self.reorder) + 1)
+        drawn = draw(partial(torch.randint, len(views)), (len(items),), device=on_host.device)
+        [kind], row = sent([drawn], items.device), torch.arange(len(items), device=items.device)
+        view = View(*(torch.stack(parts)[kind, row] for parts in zip(*views, strict=True)))
+        return view, places(view.causal.flatten(), int(torch.stack(learned).gather(0, drawn[None]).sum()))
 
 
 def crop(items: Tensor, lengths: Tensor, ratio: float) -> View:

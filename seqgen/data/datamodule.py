@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import polars as pl
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from seqgen.data.cache import Prepared
 from seqgen.data.catalog import Catalog
 from seqgen.data.prepare import Filters, Repeats, prepare
-from seqgen.data.ragged import Sequences, count_transitions, ragged
+from seqgen.data.ragged import Sequences, count_transitions, most_seen, ragged
 from seqgen.data.sequences import SequenceBatch, evaluation_batch, sliced, training_batch
 from seqgen.data.sources import Source
 from seqgen.data.split import (
@@ -242,8 +242,7 @@ class SequenceDataModule(L.LightningDataModule):
             batch_size=None,
             sampler=order,
             num_workers=self.num_workers,
-            collate_fn=_as_is,
-            pin_memory=device.type == "cuda" and self.storage != "device",
+            collate_fn=_as_is,  # and no pin_memory: a batch sees to it where it goes to a GPU
         )
 
     def _on(self, device: torch.device) -> Sequences:
@@ -292,15 +291,23 @@ class _Batches(Dataset[SequenceBatch]):
         rank: int,
         world: int,
     ) -> None:
-        self.sequences, self.cases = sequences, cases
+        self.sequences, self.on_host, self.cases = sequences, data.sequences, cases
         self.train, self.rank, self.world = train, rank, world
         self.max_len, self.mask_seen = data.max_len, data.mask_seen
+        self.most_seen = most_seen(data.sequences, data.split.train) if train else 0
 
     def __getitem__(self, index: Tensor) -> SequenceBatch:
+        if self.train:
+            batch = self._training(self.sequences, index)
+            if self.sequences.values.device.type == "cpu":
+                return batch
+            return replace(batch, origin=partial(self._training, self.on_host, index))
         mine = index[self.rank :: self.world]
-        if not self.train:
-            return evaluation_batch(self.sequences, self.cases, mine, max_len=self.max_len, mask_seen=self.mask_seen)
-        batch = training_batch(self.sequences, self.cases, mine, max_len=self.max_len)
+        return evaluation_batch(self.sequences, self.cases, mine, max_len=self.max_len, mask_seen=self.mask_seen)
+
+    def _training(self, sequences: Sequences, index: Tensor) -> SequenceBatch:
+        mine = index[self.rank :: self.world]
+        batch = training_batch(sequences, self.cases, mine, max_len=self.max_len, most=self.most_seen)
         if self.world == 1:
             return batch
         lengths = (self.cases.stop[index] - self.cases.start[index] - 1).clamp(max=self.max_len)

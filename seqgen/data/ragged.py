@@ -64,6 +64,29 @@ def ragged(start: Tensor, length: Tensor, total: int | None = None) -> tuple[Ten
     return row, start[row] + within
 
 
+def places(mask: Tensor, count: int) -> Tensor:
+    """Where a mask (n,) is true, in order, (count,): as `nonzero`, but with a number that the host knows.
+
+    Args:
+        mask: True at `count` places.
+        count: Known beforehand, which saves waiting for a device.
+    """
+    rank = torch.where(mask, mask.cumsum(0) - 1, count)  # all others share one more place, which is left out
+    number = torch.arange(len(mask), device=mask.device)
+    return torch.empty(count + 1, dtype=torch.long, device=mask.device).scatter_(0, rank, number)[:count]
+
+
+def most_seen(sequences: Sequences, cases: Cases) -> int:
+    """The largest number of different items in `values[start:seen_stop]` of a case."""
+    length = cases.seen_stop - cases.start
+    most = 0
+    for case in length.argsort(descending=True).tolist():
+        if length[case] <= most:  # nor can a shorter one hold more
+            break
+        most = max(most, len(sequences.values[cases.start[case] : cases.seen_stop[case]].unique()))
+    return most
+
+
 def count_transitions(
     sequences: Sequences, *, num_items: int, time_span: int = 1, last: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:

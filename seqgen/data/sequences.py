@@ -9,40 +9,22 @@ cost, never the result.
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from seqgen.data.ragged import Cases, Sequences, ragged
+from seqgen.data.ragged import Cases, Sequences, most_seen, ragged
+from seqgen.data.transfer import Movable, sent
 from seqgen.noise import Rows
 
 GROUP_BOUNDS = (4, 8, 16, 32, 64, 128, 256, 512)
 
 
-class _Movable:
-    """A dataclass of tensors that moves as one; Lightning and the data loader call these two methods."""
-
-    def to(self, *args: Any, **kwargs: Any) -> "_Movable":
-        return self._map(lambda x: x.to(*args, **kwargs))
-
-    def pin_memory(self) -> "_Movable":
-        return self._map(lambda x: x.pin_memory())
-
-    def _map(self, move: Any) -> Any:
-        moved: dict[str, Any] = {}
-        for part in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, part.name)
-            if isinstance(value, tuple):
-                moved[part.name] = tuple(move(v) for v in value)
-            elif isinstance(value, Tensor | _Movable):
-                moved[part.name] = move(value)
-        return replace(self, **moved)  # type: ignore[type-var]
-
-
 @dataclass(kw_only=True)  # not frozen: Lightning sets the fields when a precision plugin converts a batch
-class Group(_Movable):
+class Group(Movable):
     """Rows of similar length.
 
     Attributes:
@@ -59,7 +41,7 @@ class Group(_Movable):
 
 
 @dataclass(kw_only=True)
-class Share(_Movable):
+class Share(Movable):
     """Of a group that several processes have rows of, what one of them has.
 
     Attributes:
@@ -74,7 +56,7 @@ class Share(_Movable):
 
 
 @dataclass(kw_only=True)
-class Whole(_Movable):
+class Whole(Movable):
     """The batch of all processes together, of which one of several has a slice.
 
     Attributes:
@@ -97,7 +79,7 @@ class Whole(_Movable):
 
 
 @dataclass(kw_only=True)
-class SequenceBatch(_Movable):
+class SequenceBatch(Movable):
     """A batch: input sequences in groups, what is to be predicted, and what the user has seen.
 
     Attributes:
@@ -111,8 +93,10 @@ class SequenceBatch(_Movable):
         seen_items: (S,).
         normalizer: Number of targets of the whole batch over all processes, divided by their number: a loss is the sum
             over this process's targets divided by it, so that any number of processes gives the same training.
+        most_seen: Of a training batch, the largest number of different items that a user of the data set has seen.
         whole: Of a training batch that is one process's slice, what it is a slice of.
         seed: Of the training step, the same in all processes; None leaves what is drawn to torch's own generator.
+        origin: Gives the same batch on the host; None where it lies there.
     """
 
     groups: tuple[Group, ...]
@@ -123,12 +107,30 @@ class SequenceBatch(_Movable):
     seen_rows: Tensor
     seen_items: Tensor
     normalizer: float
+    most_seen: int = 0
     whole: Whole | None = None
     seed: int | None = None
+    origin: "Callable[[], SequenceBatch] | None" = None
 
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.users)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on a device, which knows itself on the host."""
+        moved = super().to(device)
+        return moved if moved is self else replace(moved, origin=self.origin or (lambda: self))
+
+    @property
+    def host(self) -> "SequenceBatch":
+        """The same on the host, which tells a training step its sizes: asked for them, a device would be waited for."""
+        if self.origin is None:
+            return self
+        made = self.origin()
+        whole = made.whole
+        if whole is not None and self.seed is not None:
+            whole = replace(whole, generator=torch.Generator().manual_seed(self.seed))
+        return replace(made, seed=self.seed, whole=whole)
 
     @property
     def generator(self) -> torch.Generator | None:
@@ -163,7 +165,8 @@ class SequenceBatch(_Movable):
             count, columns, place = share.rows, share.columns, share.place
         # By its lengths, since a process may have no row of another group.
         seed = hash((self.seed, bisect_left(GROUP_BOUNDS, columns)))
-        return Rows(seed=seed, device=items.device, count=count, columns=columns, place=place)
+        of_host = None if self.origin is None else lambda: self.host.rows_of_group(number)
+        return Rows(seed=seed, device=items.device, count=count, columns=columns, place=place, of_host=of_host)
 
     def rows(self, start: int, stop: int) -> "SequenceBatch":
         """Some consecutive rows of an evaluation batch, which has one target a row."""
@@ -188,6 +191,7 @@ class SequenceBatch(_Movable):
             seen_rows=self.seen_rows[seen] - start,
             seen_items=self.seen_items[seen],
             normalizer=float(stop - start),
+            origin=None,
         )
 
     def inputs(self) -> Tensor:
@@ -203,10 +207,21 @@ class SequenceBatch(_Movable):
         return newest
 
 
-def training_batch(sequences: Sequences, cases: Cases, index: Tensor, *, max_len: int) -> SequenceBatch:
-    """The last `max_len + 1` items of each history: up to `max_len` inputs, each with the next item as its target."""
+def training_batch(
+    sequences: Sequences, cases: Cases, index: Tensor, *, max_len: int, most: int | None = None
+) -> SequenceBatch:
+    """The last `max_len + 1` items of each history: up to `max_len` inputs, each with the next item as its target.
+
+    Args:
+        sequences: All interactions.
+        cases: The histories.
+        index: Which of them, (B,).
+        max_len: Number of newest items read.
+        most: `most_seen` of the data set, which takes long to find; None finds that of these histories.
+    """
     stop = cases.stop[index] - 1
-    return _batch(sequences, cases, index, stop, max_len=max_len, with_seen=True, every_position=True)
+    batch = _batch(sequences, cases, index, stop, max_len=max_len, with_seen=True, every_position=True)
+    return replace(batch, most_seen=most_seen(sequences, cases[index]) if most is None else most)
 
 
 def one_target(batch: SequenceBatch) -> SequenceBatch:
@@ -215,13 +230,22 @@ def one_target(batch: SequenceBatch) -> SequenceBatch:
     For a model that reads the whole sequence at every position and must not be trained on what it has read. Then
     `flat_index` and `inputs()` are of the positions that have a target, not of all real ones.
     """
+    host = batch.host  # which has to know what is cut
+    whole = host.whole and replace(host.whole, targets=host.whole.rows, place=host.whole.row_place)
+    points = replace(host, whole=whole).draw(torch.rand, (len(batch),))
+    [there] = sent([points], batch.targets.device)
+    origin = None if batch.origin is None else partial(_cut, host, points)
+    return replace(_cut(batch, there), origin=origin)
+
+
+def _cut(batch: SequenceBatch, points: Tensor) -> SequenceBatch:
+    """Each sequence cut at a share of its length, (B,)."""
     whole, normalizer = batch.whole, float(max(len(batch), 1))
     if whole is not None:
         whole = replace(whole, targets=whole.rows, place=whole.row_place)
         normalizer = whole.rows / whole.processes
-    points = replace(batch, whole=whole).draw(torch.rand, (len(batch),)).split([len(g.rows) for g in batch.groups])
     groups, targets, start = [], [], 0
-    for group, point in zip(batch.groups, points, strict=True):
+    for group, point in zip(batch.groups, points.split([len(g.rows) for g in batch.groups]), strict=True):
         count, columns = group.items.shape
         device = group.lengths.device
         lengths = 1 + (point * group.lengths).long().clamp(max=group.lengths - 1)
@@ -284,15 +308,17 @@ def _batch(
     with_seen: bool,
     every_position: bool,
 ) -> SequenceBatch:
-    # Cases stay on the host and give every size; the rest happens where the values are, without waiting for a device.
+    # Cases stay on the host and give every size. The rest happens where the values are, of which none is waited for.
     values, device = sequences.values, sequences.values.device
     start = cases.start[index]
     first = torch.maximum(start, stop - max_len)
-    length = stop - first
+    length, seen = stop - first, cases.seen_stop[index] - start
+    similar = _similar_lengths(length)
+    of_groups = [x for chosen in similar for x in (chosen, length[chosen], first[chosen])]
+    moved = sent([index, cases.users[index], stop, start, seen, *of_groups], device)
     groups, targets, target_rows = [], [], []
-    for chosen in _similar_lengths(length):
+    for chosen, rows, lengths, begin in zip(similar, moved[5::3], moved[6::3], moved[7::3], strict=True):
         longest, count = int(length[chosen].max()), int(length[chosen].sum())
-        rows, lengths, begin = (x.to(device) for x in (chosen, length[chosen], first[chosen]))
         column = torch.arange(longest, device=device)
         place = begin[:, None] + column  # (b, l)
         real = column < lengths[:, None]
@@ -302,21 +328,21 @@ def _batch(
         if every_position:
             targets.append(values[place.flatten()[flat_index] + 1].long())
             target_rows.append(rows[row])
+    there, users, stops, starts, seens = moved[:5]
     if every_position:
         flat_targets, rows_of_targets = _concat(targets, device), _concat(target_rows, device)
     else:
-        flat_targets, rows_of_targets = values[stop.to(device)].long(), torch.arange(len(index), device=device)
+        flat_targets, rows_of_targets = values[stops].long(), torch.arange(len(index), device=device)
     seen_rows = seen_items = torch.empty(0, dtype=torch.long, device=device)
     if with_seen:
-        seen = cases.seen_stop[index] - start
-        seen_rows, place = ragged(start.to(device), seen.to(device), int(seen.sum()))
+        seen_rows, place = ragged(starts, seens, int(seen.sum()))
         seen_items = values[place].long()
     return SequenceBatch(
         groups=tuple(groups),
         targets=flat_targets,
         target_rows=rows_of_targets,
-        users=cases.users[index].to(device),
-        cases=index.to(device),
+        users=users,
+        cases=there,
         seen_rows=seen_rows,
         seen_items=seen_items,
         normalizer=float(max(len(flat_targets), 1)),

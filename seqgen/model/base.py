@@ -90,7 +90,7 @@ class SequentialRecommender(L.LightningModule):
         """The next-item loss at every real position, and the layers' auxiliary losses."""
         assert self.loss_function is not None
 
-        def of_group(group: Group, start: int) -> tuple[Tensor, Aux]:
+        def of_group(number: int, group: Group, start: int) -> tuple[Tensor, Aux]:
             states, aux = self.encode(group.items, group.lengths)
             return states.flatten(0, 1)[group.flat_index], aux
 
@@ -264,12 +264,12 @@ class SequentialRecommender(L.LightningModule):
 R = TypeVar("R")
 
 
-def of_groups(batch: SequenceBatch, of_group: Callable[[Group, int], tuple[R, Aux]]) -> tuple[list[R], Aux]:
+def of_groups(batch: SequenceBatch, of_group: Callable[[int, Group, int], tuple[R, Aux]]) -> tuple[list[R], Aux]:
     """What is made of each group of a training batch, and the layers' auxiliary losses.
 
     Args:
         batch: The batch.
-        of_group: Takes a group and the number of its first target within the batch.
+        of_group: Takes the number of a group, the group, and the number of its first target within the batch.
 
     Returns:
         What it made, group by group; the means of the auxiliary losses over the targets of the whole batch.
@@ -279,7 +279,7 @@ def of_groups(batch: SequenceBatch, of_group: Callable[[Group, int], tuple[R, Au
     start = 0
     for number, group in enumerate(batch.groups):
         with noise.rows(batch.rows_of_group(number)):
-            one, aux = of_group(group, start)
+            one, aux = of_group(number, group, start)
         made.append(one)
         start += len(group.flat_index)
         parts = added(parts, aux, len(group.flat_index) / batch.normalizer)

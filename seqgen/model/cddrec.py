@@ -252,7 +252,10 @@ class CDDRec(EncodedRecommender):
             # No gradient: items would grow until no noise could hide them.
             given = table[batch.targets].detach().expand(len(steps), -1, -1)
             x_t = self.diffusion.q_sample(given, steps, _noise(batch, given))
-        decoded, parts = of_groups(batch, lambda group, start: self._decode(group, start, steps, x_t))
+        hosts = (batch.host if self.views else batch).groups
+        decoded, parts = of_groups(
+            batch, lambda number, group, start: self._decode(group, hosts[number].lengths, start, steps, x_t)
+        )
         negatives = sample_negatives(batch, self.num_items, num_negatives=1, exclude_seen=self.exclude_seen)[:, 0]
         clean = torch.stack([rows_of(table, batch.targets), rows_of(table, negatives)])  # (2, N, D)
         mean = torch.cat([one.mean for one in decoded], dim=1)
@@ -272,7 +275,7 @@ class CDDRec(EncodedRecommender):
             other = self._draw(augmented, steps, noise)
             count = float(len(partner))  # the mean is over the partners that all processes have
             if batch.whole is not None:
-                count = float(collectives.summed(partner.new_tensor(len(partner)))) / batch.whole.processes
+                count = sum(collectives.counts(len(partner))) / batch.whole.processes
             if self.contrast.weight:
                 losses["cross_view"] = self.contrast(prediction[:, partner], other, batch, count)
             if self.augmented_weight:
@@ -280,8 +283,13 @@ class CDDRec(EncodedRecommender):
                 losses["augmented"] = len(partner) / count * own
         return losses, parts
 
-    def _decode(self, group: Group, start: int, steps: Tensor, x_t: Tensor | None) -> tuple[_Decoded, Aux]:
-        """Predictions at the real positions of a group, whose first target is the batch's number `start`."""
+    def _decode(
+        self, group: Group, on_host: Tensor, start: int, steps: Tensor, x_t: Tensor | None
+    ) -> tuple[_Decoded, Aux]:
+        """Predictions at the real positions of a group, whose first target is the batch's number `start`.
+
+        A view has to know the lengths on the host, (b,).
+        """
         # Targets lie row by row: that of a column is its row's first plus the column of the sequence it stands for.
         before = start + group.lengths.cumsum(0) - group.lengths
 
@@ -293,11 +301,11 @@ class CDDRec(EncodedRecommender):
         mean = self.decoder(context, past, steps, of_targets(past.columns)).flatten(1, 2)[:, group.flat_index]
         if not self.views:
             return _Decoded(mean, None, None, None), aux
-        view = self.views(group.items, group.lengths, self.mask_token)
+        view, learned = self.views(group.items, group.lengths, self.mask_token, on_host)
         past = SequenceMask(view.lengths, past.num_columns)
         # A cropped view keeps the positions its items have in the main one. The attention's own losses count once.
         context, _ = self.encoder(self.embed(view.items, group.lengths - 1 - view.columns[:, 0]), view.lengths)
-        row, column = view.causal.nonzero(as_tuple=True)
+        row, column = learned // past.num_columns, learned % past.num_columns
         augmented = self.decoder(context, past, steps, of_targets(view.columns))[:, row, column]
         shape = (*view.items.shape, *augmented.shape[::2])
         noise = draw(torch.randn, shape, columns=(1,), dtype=augmented.dtype, device=augmented.device)

@@ -28,6 +28,7 @@ from seqgen.attention import Auxiliary
 from seqgen.data.catalog import Catalog
 from seqgen.data.ragged import count_transitions, ragged
 from seqgen.data.sequences import SequenceBatch
+from seqgen.data.transfer import sent
 from seqgen.dropout import drop
 from seqgen.errors import check_positive, check_sizes, check_weights
 from seqgen.model.encoded import EncodedRecommender
@@ -51,6 +52,7 @@ class MQSATED(EncodedRecommender):
     teacher_items: Tensor
     teacher_excess: Tensor
     teacher_floor: Tensor
+    num_successors: Tensor
 
     def __init__(
         self,
@@ -71,6 +73,7 @@ class MQSATED(EncodedRecommender):
         if distill_weight > 0 and catalog.train is not None:  # a model loaded to score needs no teacher
             for name, value in teacher(catalog, temperature=temperature, time_span=time_span, last=max_len).items():
                 self.register_buffer(f"teacher_{name}", value, persistent=False)
+            self.num_successors = self.teacher_offsets.diff()  # stays on the host: (I + 1,)
 
     def loss(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Next-item loss, auxiliary losses of the attention, and `distillation`."""
@@ -86,14 +89,16 @@ class MQSATED(EncodedRecommender):
         z_j = h . e_j is logsumexp(z) - floor * (h . sum_j e_j) - h . (sum over successors of excess_j e_j): no row of
         the teacher is ever made dense.
         """
-        heads, count = batch.inputs().unique(return_counts=True)
+        distinct, count = batch.host.inputs().unique(return_counts=True)
+        total = int(self.num_successors[distinct].sum())
+        heads, count = sent([distinct, count], batch.targets.device)
         weights = count / batch.normalizer  # (n,)
         table = full_precision(self.item_vectors[1:])  # row j - 1 is item j
         inputs = self.embedding.scale * rows_of(table, heads - 1)
         student = drop(inputs, self.dropout, self.training) / self.temperature
         start = self.teacher_offsets[heads]
         length = self.teacher_offsets[heads + 1] - start
-        _, place = ragged(start, length)
+        _, place = ragged(start, length, total)
         successors = F.embedding_bag(
             self.teacher_items[place] - 1,
             table,

@@ -97,7 +97,8 @@ def test_a_mixed_view_draws_a_kind_for_each_row(rows):
     views, seen = Views(reorder=1.0, mask=1.0, crop=0.5), [Counter() for _ in LENGTHS]
     assert views
     for _ in range(600):
-        view = views(rows, LENGTHS, TOKEN)
+        view, learned = views(rows, LENGTHS, TOKEN, LENGTHS)
+        assert learned.equal(view.causal.flatten().nonzero()[:, 0])
         for n, (row, whole) in enumerate(zip(lists(view.items, view.lengths), lists(rows, LENGTHS), strict=True)):
             kind = "mask" if set(row) == {TOKEN} else "crop" if len(row) < len(whole) else "reorder"
             assert kind != "reorder" or sorted(row) == whole
@@ -110,7 +111,7 @@ def test_a_mixed_view_draws_a_kind_for_each_row(rows):
 
 def test_a_ratio_of_0_leaves_a_kind_of_view_out(rows):
     assert not Views(crop=0.0, mask=0.0, reorder=0.0)
-    view = Views(crop=0.0, mask=1.0, reorder=0.0)(rows, LENGTHS, TOKEN)
+    view, _ = Views(crop=0.0, mask=1.0, reorder=0.0)(rows, LENGTHS, TOKEN, LENGTHS)
     assert view.items[rows > 0].unique().tolist() == [TOKEN]
 
 

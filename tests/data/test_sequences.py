@@ -272,8 +272,8 @@ def test_what_is_drawn_for_a_row_does_not_depend_on_the_number_of_processes(proc
         found = {}
         for number, group in enumerate(batch.groups):
             with noise.rows(batch.rows_of_group(number)):
-                first = noise.draw(torch.rand, (len(group.rows), 2))
-                second = noise.draw(torch.randn, (*group.items.shape, 3), columns=(1,))
+                first = noise.draw(torch.rand, (len(group.rows), 2), device=group.items.device)
+                second = noise.draw(torch.randn, (*group.items.shape, 3), columns=(1,), device=group.items.device)
             for place, row in enumerate(group.rows.tolist()):
                 own = second[place, : int(group.lengths[place])]
                 found[int(batch.users[row])] = (first[place].tolist(), own.tolist())
@@ -291,7 +291,7 @@ def test_without_a_step_torchs_own_generator_draws():
     assert batch.rows_of_group(0) is None
     torch.manual_seed(1)
     with noise.rows(None):
-        drawn = noise.draw(torch.rand, (2, 3))
+        drawn = noise.draw(torch.rand, (2, 3), device=batch.targets.device)
     torch.manual_seed(1)
     assert drawn.equal(torch.rand(2, 3))
 

@@ -23,7 +23,7 @@ def test_the_augmented_view_is_aligned_with_the_main_one(make, monkeypatch):
     batch = first_batch(data)
     start, steps = 0, torch.tensor([1, 3])
     for group in batch.groups:
-        one, _ = model._decode(group, start, steps, None)
+        one, _ = model._decode(group, group.lengths, start, steps, None)
         torch.testing.assert_close(one.augmented, one.mean[:, one.partner - start])
         assert one.partner.tolist() == list(range(start, start + len(group.flat_index)))
         start += len(group.flat_index)
@@ -37,9 +37,9 @@ def test_partners_stand_for_the_same_target(make, kind):
     inputs, start = batch.inputs(), 0
     for group in batch.groups:
         torch.manual_seed(5)
-        view = model.views(group.items, group.lengths, model.mask_token)
+        view, _ = model.views(group.items, group.lengths, model.mask_token, group.lengths)
         torch.manual_seed(5)
-        one, _ = model._decode(group, start, torch.tensor([1]), None)
+        one, _ = model._decode(group, group.lengths, start, torch.tensor([1]), None)
         items, main = view.items[view.causal], inputs[one.partner]
         assert len(items) == len(main)
         if kind == "crop":
@@ -70,9 +70,9 @@ def test_each_position_of_both_views_is_fed_the_noisy_form_of_its_own_target(mak
 
     for group in batch.groups:
         torch.manual_seed(3)
-        one, _ = model._decode(group, start, steps, x_t)
+        one, _ = model._decode(group, group.lengths, start, steps, x_t)
         torch.manual_seed(3)
-        view = model.views(group.items, group.lengths, model.mask_token)
+        view, _ = model.views(group.items, group.lengths, model.mask_token, group.lengths)
         context, _ = model.encoder(model.embed(group.items, group.lengths - 1), group.lengths)
         other, _ = model.encoder(model.embed(view.items, group.lengths - 1 - view.columns[:, 0]), view.lengths)
         for n, index in enumerate(group.flat_index.tolist()):
@@ -91,9 +91,9 @@ def test_a_cropped_view_keeps_the_positions_of_the_main_one(make, monkeypatch):
     monkeypatch.setattr(model.encoder, "forward", lambda x, lengths, **_: (embedded.append(x), (x, {}))[1])
     group = max(first_batch(data).groups, key=lambda g: g.items.shape[1])
     torch.manual_seed(2)
-    model._decode(group, 0, torch.tensor([1]), None)
+    model._decode(group, group.lengths, 0, torch.tensor([1]), None)
     torch.manual_seed(2)
-    view = model.views(group.items, group.lengths, model.mask_token)
+    view, _ = model.views(group.items, group.lengths, model.mask_token, group.lengths)
     main, cropped = embedded
     row, column = view.causal.nonzero(as_tuple=True)
     torch.testing.assert_close(cropped[row, column], main[row, view.columns[row, column]])
