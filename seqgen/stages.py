@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as L
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import (
     _MultiProcessingLauncher,
     _SubprocessScriptLauncher,
@@ -78,6 +79,9 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
             "--multirun with several devices would start the whole sweep again in every process; use "
             "trainer.devices=1, and several devices in single runs only."
         )
+    if isinstance(trainer.strategy, DDPStrategy):
+        # Buffers are constants here, and MQSA-TED's teacher is a large one: by default each step would send them.
+        trainer.strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
     subprocess_script._launch_process_observer = watch_children  # type: ignore[assignment]  # Lightning has no hook
     record.update(device=summary.device_name(trainer))
     found = {name: record.content[name] for name in ("run_id", "choices", "parameters")}

@@ -29,6 +29,7 @@ VIEWS = ("model.views.crop=0.6", "model.views.mask=0.3", "model.views.reorder=0.
         (2, ["model=genatt", "attention=vae", "model.num_layers=2"]),
         (4, ["model=genatt", "attention=diffusion", "attention.clean_map=teacher", "attention.reverse_steps=2"]),
         (2, ["model=sasrec", "attention=vae", "attention.context=last"]),
+        (2, ["model=mqsa_ted"]),
     ],
 )
 def test_several_processes_train_and_rank_as_one(processes: int, model: list[str], tmp_path: Path) -> None:

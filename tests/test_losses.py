@@ -143,6 +143,17 @@ def test_negatives_are_uniform_over_what_the_user_has_not_seen(
         assert is_uniform(counts[unseen])
 
 
+def test_a_negative_is_that_of_its_draw_among_the_sorted_unseen_items() -> None:
+    batch, num_items = make_batch(HISTORIES), 40
+    torch.manual_seed(3)
+    found = losses.sample_negatives(batch, num_items, num_negatives=50, exclude_seen=True)
+    torch.manual_seed(3)
+    points = batch.draw(torch.rand, found.shape, dtype=torch.float64)
+    for row, drawn, own in zip(batch.target_rows.tolist(), found.tolist(), points.tolist(), strict=True):
+        unseen = sorted(set(range(1, num_items + 1)) - set(HISTORIES[row]))
+        assert drawn == [unseen[int(point * len(unseen))] for point in own]
+
+
 def test_negatives_of_all_items_where_seen_ones_are_allowed(draw: Callable[..., tuple[SequenceBatch, Tensor]]) -> None:
     _, negatives = draw([*HISTORIES, list(range(1, 13))], exclude_seen=False)
     counts = negatives.flatten().bincount(minlength=NUM_ITEMS + 1)
@@ -153,6 +164,7 @@ def test_negatives_of_all_items_where_seen_ones_are_allowed(draw: Callable[..., 
 def test_negatives_of_a_user_who_has_seen_every_item(draw: Callable[..., tuple[SequenceBatch, Tensor]]) -> None:
     with pytest.raises(SettingError, match=r"^exclude_seen=true leaves no negative"):
         draw([*HISTORIES, list(range(1, 13))], exclude_seen=True)
+    draw([*HISTORIES, [*range(1, 12), *range(1, 12)]], exclude_seen=True)  # more interactions than items, but one left
 
 
 def test_cross_entropy_never_holds_positions_times_items(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -351,8 +351,11 @@ def test_a_saved_state_gives_the_same_scores(case: Case) -> None:
 
 @pytest.mark.parametrize("pair", TRAINED)
 def test_gradients_reach_every_parameter(case: Case) -> None:
+    """And a step changes no buffer: several processes do not tell each other of theirs."""
     model = case.stirred().train()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.loss(case.train)["total"].backward()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad, name
         assert parameter.grad is not None, name
