@@ -3,22 +3,34 @@
     N targets, D width, I items, K negatives
 
 A loss is `f(hidden (N, D), table (I + 1, D), targets (N,), batch) -> scalar`: the sum over this process's targets
-divided by `batch.normalizer`. Row 0 of the table is padding and no class of any loss. Settings are bound by the YAML
-(`_partial_: true`).
+divided by `batch.normalizer`. Row 0 of the table is padding and no class of any loss. A function has its settings bound
+by the YAML (`_partial_: true`); one that must know how often items occur is a `CountedLoss`.
 """
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from seqgen import collectives
 from seqgen.data.sequences import SequenceBatch
 from seqgen.errors import SettingError, check_positive, check_sizes, check_weights
-from seqgen.numerics import fourier_info_nce, full_precision, info_nce, rows_of, weighted_logsumexp
+from seqgen.numerics import (
+    fourier_info_nce,
+    full_precision,
+    info_nce,
+    picked_products,
+    rows_of,
+    sampled_cross_entropy,
+    weighted_logsumexp,
+)
 
 LEAST_FOURIER_TEMPERATURE = 0.3  # below it the estimate of the denominator is noise
+ALPHA = 0.75  # exponent of the counts, as of word2vec (Mikolov et al., NeurIPS 2013)
+SHARES = 2**52  # units of probability, of all items together: whole numbers, which no precision of a model rounds
 
 
 def cross_entropy(hidden: Tensor, table: Tensor, targets: Tensor, batch: SequenceBatch) -> Tensor:
@@ -86,6 +98,179 @@ def sample_negatives(batch: SequenceBatch, num_items: int, *, num_negatives: int
     offset = (batch.target_rows * stride)[:, None]
     passed = distinct[torch.searchsorted(row * stride + unseen_below, offset + draw, right=True)]
     return draw + 1 + passed - first[batch.target_rows][:, None]
+
+
+def gbce(
+    hidden: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    batch: SequenceBatch,
+    *,
+    num_negatives: int,
+    calibration: float,
+) -> Tensor:
+    """Generalised binary cross-entropy, gBCE (Petrov and Macdonald, gSASRec, RecSys 2023, arXiv 2308.07192).
+
+    loss = -1 / (K + 1) [ beta log sigma(s+) + sum over negatives of log(1 - sigma(s-)) ],
+    beta = alpha (t (1 - 1 / alpha) + 1 / alpha) = 1 - t (1 - alpha),  alpha = K / (I - 1)
+
+    Few negatives make a model overconfident: at t = 0, plain binary cross-entropy, sigma(s) is not the probability of
+    an item; at t = 1 it is. The negatives are uniform over all items but the target, as in the paper; its code draws
+    among all items.
+
+    Args:
+        hidden: (N, D).
+        table: (I + 1, D).
+        targets: (N,).
+        batch: What the hidden states were made from.
+        num_negatives: K, drawn for each target.
+        calibration: t.
+
+    Raises:
+        SettingError: A setting is out of its range.
+    """
+    check_sizes(num_negatives=num_negatives)
+    others = len(table) - 2
+    if num_negatives > others:
+        raise SettingError(f"num_negatives={num_negatives} must be at most {others}, the other items; or use loss=ce.")
+    if not 0.0 <= calibration <= 1.0:
+        raise SettingError(f"calibration={calibration} must lie in [0, 1].")
+    beta = 1.0 - calibration * (1.0 - num_negatives / others)
+    negatives = batch.draw(partial(torch.randint, 1, others + 1), (len(targets), num_negatives))
+    negatives = negatives + (negatives >= targets[:, None])
+    ids = torch.cat([targets[:, None], negatives], dim=1)
+    scores = picked_products(full_precision(hidden), full_precision(table), ids)
+    losses = beta * F.softplus(-scores[:, 0]) + F.softplus(scores[:, 1:]).sum(dim=1)
+    return losses.sum() / (num_negatives + 1) / batch.normalizer
+
+
+class CountedLoss(nn.Module):
+    """Base class of losses that must know how often items occur; a model prepares its loss when it is built."""
+
+    def prepare(self, item_counts: Tensor) -> None:
+        """Take in the training interactions of each item, (I + 1,); entry 0 is padding."""
+        raise NotImplementedError
+
+    def forward(self, hidden: Tensor, table: Tensor, targets: Tensor, batch: SequenceBatch) -> Tensor:
+        """The loss, as this file says."""
+        raise NotImplementedError
+
+
+class SampledSoftmax(CountedLoss):
+    """Softmax cross-entropy against K sampled items, corrected for how often each is drawn (logQ).
+
+    loss = log( exp(s_y) + sum over k with j_k != y of exp(s_jk - log(K q_jk)) ) - s_y,   j_k ~ q with replacement
+
+    Importance sampling of the softmax's denominator (Bengio and Senecal, IEEE Transactions on Neural Networks 2008; Yi
+    et al., RecSys 2019). The target's term is known, so it is neither sampled nor corrected, and draws that hit it are
+    left out (Khrylchenko et al., RecSys 2025, arXiv 2507.09331): then the sum has the expectation sum_j exp(s_j), that
+    of the full softmax. Its logarithm is biased: the expected loss lies below the full one by about half the sum's
+    relative variance, which falls as 1 / K.
+
+    Args:
+        num_negatives: K.
+        sampler: q: `uniform`, or `popularity`, training counts ** alpha; an item without any counts as one with a
+            single interaction, so that every item can be drawn.
+        alpha: Exponent of the counts, `sampler=popularity` only; null is 0.75.
+        shared: The K items are drawn once a step for all targets of the batch, those of other processes included, and
+            are scored by one matrix product; otherwise K are drawn for each target.
+
+    Raises:
+        SettingError: A setting is out of its range, or without effect.
+    """
+
+    cumulative: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        num_negatives: int,
+        sampler: Literal["uniform", "popularity"],
+        alpha: float | None,
+        shared: bool,
+    ) -> None:
+        super().__init__()
+        check_sizes(num_negatives=num_negatives)
+        if alpha is not None:
+            if sampler != "popularity":
+                raise SettingError(f"alpha={alpha} has no effect with sampler={sampler}; leave it null.")
+            check_positive(alpha=alpha)
+        self.num_negatives, self.sampler, self.shared = num_negatives, sampler, shared
+        self.alpha, self.total = ALPHA if alpha is None else alpha, 0
+        self.register_buffer("cumulative", None, persistent=False)
+
+    def prepare(self, item_counts: Tensor) -> None:
+        """Sum up the probabilities of the items, in whole numbers, where they are not equal."""
+        if self.sampler == "popularity":
+            counts = item_counts.clamp(min=1).double()
+            weights = (counts / counts.max()) ** self.alpha
+            weights[0] = 0.0
+            shares = (weights / weights.sum() * SHARES).long().clamp(min=1)
+            shares[0] = 0
+            self.cumulative = shares.cumsum(0)
+            self.total = int(self.cumulative[-1])
+
+    def forward(self, hidden: Tensor, table: Tensor, targets: Tensor, batch: SequenceBatch) -> Tensor:
+        """The loss, as this file says; negatives are drawn anew at each call."""
+        items, probability = self.draw(batch, len(table) - 1)
+        hidden, count = full_precision(hidden), len(targets)
+        shift = -(self.num_negatives * probability).log().to(hidden.dtype)
+        if self.shared:
+            rows = full_precision(rows_of(table, torch.cat([targets, items])))  # together: their gradient is a table
+            weights = hidden.new_full((count,), 1.0 / batch.normalizer)
+            positive = (hidden * rows[:count]).sum(dim=1)
+            return sampled_cross_entropy(hidden, positive, rows[count:], shift, (targets, items), weights)
+        scores = picked_products(hidden, full_precision(table), torch.cat([targets[:, None], items], dim=1))
+        positive, logits = scores[:, :1], scores[:, 1:] + shift
+        logits = logits.masked_fill(items == targets[:, None], float("-inf"))
+        losses = torch.cat([positive, logits], dim=1).logsumexp(dim=1) - positive[:, 0]
+        return losses.sum() / batch.normalizer
+
+    def draw(self, batch: SequenceBatch, num_items: int) -> tuple[Tensor, Tensor]:
+        """Negatives, (K,) or (N, K), and their probabilities in one draw, in float64; the same in all processes."""
+        assert self.sampler == "uniform" or self.total, "a loss is prepared before it is used"
+        lowest, end = (0, self.total) if self.total else (1, num_items + 1)
+        sample, device = partial(torch.randint, lowest, end), batch.targets.device
+        if self.shared:
+            drawn = sample((self.num_negatives,), generator=batch.generator, device=device)
+        else:
+            drawn = batch.draw(sample, (len(batch.targets), self.num_negatives))
+        if self.cumulative is None:
+            return drawn, torch.full_like(drawn, 1 / num_items, dtype=torch.float64)
+        items = torch.searchsorted(self.cumulative, drawn, right=True)
+        return items, (self.cumulative[items] - self.cumulative[items - 1]).double() / self.total
+
+
+class InBatchSoftmax(CountedLoss):
+    """Softmax cross-entropy against the other targets of the batch, corrected for how often each occurs (logQ).
+
+    loss = log( exp(s_y) + sum over other targets y' != y of exp(s_y' - log((N - 1) p_y')) ) - s_y
+
+    with p an item's share of the training interactions (Yi et al., RecSys 2019). The other targets are those of all
+    processes; equal ones are scored once, with their number. Of the estimate of the softmax's denominator holds what
+    `SampledSoftmax` says, as far as targets are independent draws from p; an item that is no target of the batch is no
+    negative, so one without training interactions never is.
+    """
+
+    item_counts: Tensor
+
+    def prepare(self, item_counts: Tensor) -> None:
+        """Keep the counts."""
+        self.register_buffer("item_counts", item_counts, persistent=False)
+
+    def forward(self, hidden: Tensor, table: Tensor, targets: Tensor, batch: SequenceBatch) -> Tensor:
+        """The loss, as this file says."""
+        everyone = targets
+        if batch.whole is not None:
+            everyone = collectives.gathered(targets[None, :, None])[0].flatten()
+        items, counts = everyone.unique(return_counts=True)
+        share = self.item_counts[items].double() / self.item_counts.sum()
+        hidden = full_precision(hidden)
+        shift = (counts / (max(len(everyone) - 1, 1) * share)).log().to(hidden.dtype)
+        rows = full_precision(rows_of(table, torch.cat([targets, items])))
+        positive = (hidden * rows[: len(targets)]).sum(dim=1)
+        weights = hidden.new_full((len(targets),), 1.0 / batch.normalizer)
+        return sampled_cross_entropy(hidden, positive, rows[len(targets) :], shift, (targets, items), weights)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,8 +92,7 @@ def weighted_logsumexp(hidden: Tensor, table: Tensor, weights: Tensor) -> Tensor
 class _WeightedLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, table: Tensor, weights: Tensor) -> Tensor:
-        budget = CHUNK_CPU if hidden.device.type == "cpu" else CHUNK_GPU
-        rows = max(LEAST_ROWS, budget // len(table))
+        rows = max(LEAST_ROWS, _budget(hidden.device) // len(table))
         log_sum = torch.empty_like(weights)
         grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table)
         weighted = hidden * weights[:, None]
@@ -123,6 +122,110 @@ class _WeightedLogSumExp(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_hidden, grad_table = ctx.saved_tensors
         return grad * grad_hidden, grad * grad_table, None
+
+
+def sampled_cross_entropy(
+    hidden: Tensor, positive: Tensor, table: Tensor, shift: Tensor, hits: tuple[Tensor, Tensor], weights: Tensor
+) -> Tensor:
+    """Softmax cross-entropy of each row's own logit against columns that all rows share.
+
+    sum over n of weights[n] [ log( exp(positive[n]) + sum_k exp(hidden[n] . table[k] + shift[k]) ) - positive[n] ]
+
+    Never holds more than a chunk of the (N, K) logits: the gradients are made chunk by chunk in the forward pass.
+
+    Args:
+        hidden: (N, D).
+        positive: (N,).
+        table: What the rows share, (K, D).
+        shift: Constants that are added to the logits of a column, (K,).
+        hits: Ids of the rows (N,) and of the columns (K,); a column with a row's id is left out of its sum.
+        weights: (N,), constants.
+    """
+    total: Tensor = _SampledCrossEntropy.apply(hidden, positive, table, shift, *hits, weights)
+    return total
+
+
+class _SampledCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        positive: Tensor,
+        table: Tensor,
+        shift: Tensor,
+        row_ids: Tensor,
+        column_ids: Tensor,
+        weights: Tensor,
+    ) -> Tensor:
+        # Rows and columns that count for nothing make few shapes of many.
+        (count, columns), width = (len(hidden), len(table)), _multiple(max(len(table), 1), WIDTHS)
+        size = _rows_at_once(count, width, hidden.device)
+        rows, more = _multiple(max(count, 1), size) - count, width - columns
+        hidden, table = F.pad(hidden, (0, 0, 0, rows)), F.pad(table, (0, 0, 0, more))
+        positive, weights, row_ids = (F.pad(x, (0, rows)) for x in (positive, weights, row_ids))
+        shift, column_ids = F.pad(shift, (0, more), value=float("-inf")), F.pad(column_ids, (0, more))
+        weighted, losses = hidden * weights[:, None], torch.empty_like(positive)
+        grad_hidden, grad_positive, grad_table = (torch.zeros_like(x) for x in (hidden, positive, table))
+        buffer = hidden.new_empty(size, width)
+        with torch.autocast(hidden.device.type, enabled=False), fast_products():
+            for chunk in (slice(start, start + size) for start in range(0, len(hidden), size)):
+                own = positive[chunk]
+                logits = torch.mm(hidden[chunk], table.T, out=buffer).add_(shift)
+                logits.masked_fill_(row_ids[chunk, None] == column_ids, float("-inf"))
+                largest = torch.maximum(logits.amax(dim=1), own)
+                probability = logits.sub_(largest[:, None]).exp_()
+                whole = probability.sum(dim=1) + (own - largest).exp()
+                probability.div_(whole[:, None])
+                losses[chunk] = largest - own + whole.log()
+                torch.mm(probability, table, out=grad_hidden[chunk])
+                torch.sum(probability, dim=1, out=grad_positive[chunk])
+                grad_table.addmm_(probability.T, weighted[chunk])
+        kept = grad_hidden * weights[:, None], -grad_positive * weights
+        ctx.save_for_backward(*(x[:count] for x in kept), grad_table[:columns])
+        return (weights * losses).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return *(grad * kept for kept in ctx.saved_tensors), None, None, None, None
+
+
+def picked_products(hidden: Tensor, table: Tensor, ids: Tensor) -> Tensor:
+    """hidden[n] . table[ids[n, k]] for each n and k, (N, K).
+
+    The picked rows, (N, K, D), are never held as a whole, neither here nor in the gradients, which are sums over bags:
+    that of a row of the table over the rows of `hidden` that picked it.
+
+    Args:
+        hidden: (N, D).
+        table: (I, D).
+        ids: Rows of the table, (N, K).
+    """
+    products: Tensor = _PickedProducts.apply(hidden, table, ids)
+    return products
+
+
+class _PickedProducts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, table: Tensor, ids: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden, table, ids)
+        rows = max(1, _budget(hidden.device) // max(1, ids.shape[1] * hidden.shape[1]))
+        products = hidden.new_empty(ids.shape)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for chunk in (slice(start, start + rows) for start in range(0, len(hidden), rows)):
+                products[chunk] = torch.einsum("nkd,nd->nk", F.embedding(ids[chunk], table), hidden[chunk])
+        return products
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        hidden, table, ids = ctx.saved_tensors
+        grad_hidden = F.embedding_bag(ids, table, mode="sum", per_sample_weights=grad.contiguous())
+        ordered, order = ids.flatten().sort(stable=True)
+        first = torch.searchsorted(ordered, torch.arange(len(table), device=ids.device))
+        weights = grad.flatten()[order]
+        grad_table = F.embedding_bag(order // ids.shape[1], hidden, first, mode="sum", per_sample_weights=weights)
+        return grad_hidden, grad_table, None
 
 
 def info_nce(first: Tensor, second: Tensor, temperature: float, *, gather: bool = False) -> Tensor:
@@ -205,9 +308,8 @@ class _InfoNCE(torch.autograd.Function):
         count, half = rows.shape[1], rows.shape[1] // 2
         mine = sum(part.stop - part.start for part in own)
         # Rows of zeros, which count for nothing, make few shapes of many.
-        width, budget = _multiple(count, WIDTHS), CHUNK_CPU if rows.device.type == "cpu" else CHUNK_GPU
-        lengths = [_multiple(part.stop - part.start, WIDTHS) for part in own]
-        sizes = [_multiple(-(-n // -(-n * width // budget)), LEAST_ROWS) for n in lengths]
+        width = _multiple(count, WIDTHS)
+        sizes = [_rows_at_once(part.stop - part.start, width, rows.device) for part in own]
         partner, filled = rows.roll(half, 1), F.pad(rows, (0, 0, 0, width + max(sizes) - count))
         losses, grads = [], torch.zeros_like(filled)
         with torch.autocast(rows.device.type, enabled=False), fast_products():
@@ -236,6 +338,17 @@ class _InfoNCE(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (grads,) = ctx.saved_tensors
         return grad[:, None, None] * grads, None
+
+
+def _rows_at_once(count: int, width: int, device: torch.device) -> int:
+    """Into how large chunks to cut rows of so many columns: of few different sizes, though the rows vary in number."""
+    count = _multiple(max(count, 1), WIDTHS)
+    chunks = -(-count * width // _budget(device))
+    return _multiple(-(-count // chunks), LEAST_ROWS)
+
+
+def _budget(device: torch.device) -> int:
+    return CHUNK_CPU if device.type == "cpu" else CHUNK_GPU
 
 
 def _multiple(number: int, of: int) -> int:

@@ -23,6 +23,8 @@ VIEWS = ("model.views.crop=0.6", "model.views.mask=0.3", "model.views.reorder=0.
     ("processes", "model"),
     [
         (2, ["model=sasrec", "loss=bce"]),
+        (2, ["model=mqsa_ted", "loss=sampled_softmax", "loss.num_negatives=20", "loss.sampler=popularity"]),
+        (4, ["model=sasrec", "loss=in_batch"]),
         # The pictures of one process, after the test, wait for nobody.
         (2, ["model=cddrec", "model.hidden_dim=16", "model.decoder.dropout=0", "logger=tensorboard"]),
         (4, ["model=cddrec", "model.hidden_dim=16", "model.decoder.dropout=0", *VIEWS]),

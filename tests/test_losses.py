@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from seqgen.data.split import leave_one_out
 from seqgen.errors import SettingError
 
 NUM_ITEMS = 12
+LARGE = 500  # items of a catalogue that a loss must not hold once for each target
 # Training parts of users, of three groups of length; the third comes back to items, the last misses only item 7.
 HISTORIES = [[1, 2, 3], [12, 5, 2, 11, 4, 9], [5, 8, 5, 8, 5], [2, 12], [i for i in range(1, 13) if i != 7]]
 
@@ -167,7 +169,26 @@ def test_negatives_of_a_user_who_has_seen_every_item(draw: Callable[..., tuple[S
     draw([*HISTORIES, [*range(1, 12), *range(1, 12)]], exclude_seen=True)  # more interactions than items, but one left
 
 
-def test_cross_entropy_never_holds_positions_times_items(monkeypatch: pytest.MonkeyPatch) -> None:
+def counted(loss: losses.CountedLoss) -> losses.CountedLoss:
+    loss.prepare(torch.arange(LARGE + 1))
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("loss", "largest"),
+    [
+        (losses.cross_entropy, 5_000),
+        (counted(losses.SampledSoftmax(num_negatives=20, sampler="uniform", alpha=None, shared=True)), 5_000),
+        (counted(losses.SampledSoftmax(num_negatives=20, sampler="popularity", alpha=None, shared=False)), 12_600),
+        (counted(losses.InBatchSoftmax()), 5_000),
+        (partial(losses.gbce, num_negatives=20, calibration=0.5), 12_600),
+    ],
+)
+def test_a_loss_never_holds_positions_times_items(
+    loss: Callable[..., Tensor], largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor positions times negatives times width: 600 x 20 x 4, beside which a table of 500 x 4 is small."""
+
     class Largest(TorchDispatchMode):
         elements = 0
 
@@ -177,11 +198,13 @@ def test_cross_entropy_never_holds_positions_times_items(monkeypatch: pytest.Mon
                 self.elements = max(self.elements, out.numel())
             return out
 
-    positions, items, width = 600, 500, 4
     monkeypatch.setattr(numerics, "LEAST_ROWS", 1)
+    monkeypatch.setattr(numerics, "WIDTHS", 1)
     monkeypatch.setattr(numerics, "CHUNK_CPU", 5_000)
-    hidden, table = torch.randn(positions, width, requires_grad=True), torch.randn(items + 1, width, requires_grad=True)
-    batch = replace(make_batch(HISTORIES), normalizer=float(positions))
-    with Largest() as largest:
-        losses.cross_entropy(hidden, table, torch.randint(1, items + 1, (positions,)), batch).backward()
-    assert largest.elements <= 5_000
+    width = 4
+    hidden, table = torch.randn(600, width, requires_grad=True), torch.randn(LARGE + 1, width, requires_grad=True)
+    targets = torch.randint(1, LARGE + 1, (600,))
+    batch = replace(make_batch(HISTORIES), targets=targets, normalizer=600.0)
+    with Largest() as seen:
+        loss(hidden, table, targets, batch).backward()
+    assert seen.elements <= largest < 600 * 20 * width

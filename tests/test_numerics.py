@@ -145,3 +145,59 @@ def test_fast_products_are_taken_only_where_they_are_exact(products: Any, monkey
         with numerics.fast_products():
             assert products.fp32_precision == taken
     assert products.fp32_precision == "ieee"
+
+
+def sampled_case(rows: int = 7, columns: int = 5) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(2)
+    shapes = ((rows, 3), (rows,), (columns, 3), (columns,), (rows,))
+    hidden, positive, table, shift, weights = (torch.randn(s, dtype=torch.float64, generator=generator) for s in shapes)
+    hits = torch.arange(rows) % 4, torch.tensor([2, 9, 2, 0, 9, 9])[:columns]
+    return hidden.requires_grad_(), positive.requires_grad_(), table.requires_grad_(), shift, *hits, weights
+
+
+def sampled_loss(hidden: Tensor, positive: Tensor, table: Tensor, *constants: Tensor) -> Tensor:
+    shift, rows, columns, weights = constants
+    return numerics.sampled_cross_entropy(hidden, positive, table, shift, (rows, columns), weights)
+
+
+def dense_sampled_loss(hidden: Tensor, positive: Tensor, table: Tensor, *constants: Tensor) -> Tensor:
+    shift, rows, columns, weights = constants
+    total = torch.zeros((), dtype=torch.float64)
+    for h, own, row, weight in zip(hidden, positive, rows, weights, strict=True):
+        kept = columns != row
+        others = torch.exp(table @ h + shift)[kept].sum()
+        total = total + weight * (torch.log(own.exp() + others) - own)
+    return total
+
+
+# Chunks of one row, of two rows with a rest, of all; then rows and columns that fill up whole sizes.
+@pytest.mark.parametrize(("budget", "least", "widths"), [(1, 1, 1), (10, 2, 1), (10_000, 1, 1), (2**20, 64, 128)])
+def test_sampled_cross_entropy_and_its_gradients(
+    budget: int, least: int, widths: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"CHUNK_CPU": budget, "LEAST_ROWS": least, "WIDTHS": widths}.items():
+        monkeypatch.setattr(numerics, name, value)
+    case = sampled_case()
+    found, wanted = (f(*case) for f in (sampled_loss, dense_sampled_loss))
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(2.0 * value, case[:3]) for value in (found, wanted)))
+    assert torch.autograd.gradcheck(sampled_loss, case)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 5), (7, 0), (0, 0)])
+def test_sampled_cross_entropy_of_no_row_and_of_no_column(rows: int, columns: int) -> None:
+    case = sampled_case(rows, columns)
+    value = sampled_loss(*case)
+    assert value.item() == 0.0
+    assert not any(gradient.any() for gradient in torch.autograd.grad(value, case[:3]))
+
+
+@pytest.mark.parametrize("budget", [1, 25, 10_000])
+def test_picked_products_and_their_gradients(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numerics, "CHUNK_CPU", budget)
+    hidden, table, _ = logsumexp_case()
+    ids = torch.randint(0, 4, (7, 6), generator=torch.Generator().manual_seed(0))  # row 4 is never picked
+    found, wanted = numerics.picked_products(hidden, table, ids), torch.einsum("nkd,nd->nk", table[ids], hidden)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(x.sin().sum(), (hidden, table)) for x in (found, wanted)))
+    assert torch.autograd.gradcheck(numerics.picked_products, (hidden, table, ids))

@@ -66,6 +66,15 @@ VARIANTS = [
         *("model.inference.samples=3", "model.inference.temperature=2.0"),
     ),
 ]
+# Objectives, of the models that take one.
+LOSSES = [
+    ("sasrec", "softmax", "loss=bce"),
+    ("sasrec", "softmax", "loss=sampled_softmax", "loss.num_negatives=20"),
+    ("mqsa_ted", "multi_query", "loss=sampled_softmax", "loss.sampler=popularity", "loss.shared=false"),
+    ("mqsa_ted", "softmax", "loss=gbce", "loss.num_negatives=20"),
+    ("genatt", "vae", "loss=in_batch"),
+    ("sasrec", "linear", "loss=in_batch"),
+]
 Pair = tuple[str, ...]
 
 
@@ -103,14 +112,17 @@ POSSIBLE = [(model, attention) for model in options("model") for attention in at
 IMPOSSIBLE = sorted({*product(options("model"), options("attention"))} - {*POSSIBLE})
 
 
-def of(wanted: Callable[[type[SequentialRecommender]], bool]) -> list[Any]:
-    return [pytest.param(pair, id="-".join(pair)) for pair in [*POSSIBLE, *VARIANTS] if wanted(class_of(pair[0]))]
+def of(wanted: Callable[[type[SequentialRecommender]], bool], *more: Pair) -> list[Any]:
+    return [
+        pytest.param(pair, id="-".join(pair)) for pair in [*POSSIBLE, *VARIANTS, *more] if wanted(class_of(pair[0]))
+    ]
 
 
 ALL = of(lambda kind: True)
 WITH_STATES = of(lambda kind: kind.encode is not SequentialRecommender.encode)
 CAUSAL = [param for param in WITH_STATES if "attention.context=last" not in param.values[0]]
 TRAINED = of(lambda kind: kind.trainable)
+WITH_LOSSES = of(lambda kind: kind.trainable, *LOSSES)
 
 
 class Case:
@@ -220,6 +232,11 @@ def test_every_attention_is_in_a_pair() -> None:
     assert sorted({attention for _, attention in POSSIBLE}) == options("attention")
 
 
+def test_every_loss_is_with_a_model() -> None:
+    """Every model has `loss=ce` or its own."""
+    assert sorted({"ce", "none", *(loss.removeprefix("loss=") for _, _, loss, *_ in LOSSES)}) == options("loss")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", IMPOSSIBLE, ids="-".join)
 def test_an_impossible_pair_is_refused_in_a_sentence_that_helps(pair: Pair) -> None:
@@ -305,7 +322,7 @@ def test_grouping_changes_no_score(case: Case) -> None:
     close(model.ranking_scores(in_one_group(case.test)), model.ranking_scores(case.test))
 
 
-@pytest.mark.parametrize("pair", TRAINED)
+@pytest.mark.parametrize("pair", WITH_LOSSES)
 def test_grouping_changes_no_loss(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """In training: with noise and auxiliary losses. Free bits and active units are those of a group, by definition."""
     model = case.stirred().train()
@@ -318,7 +335,7 @@ def test_grouping_changes_no_loss(case: Case, monkeypatch: pytest.MonkeyPatch) -
     close(*({name: value for name, value in parts.items() if name != "active_units"} for parts in (grouped, whole)))
 
 
-@pytest.mark.parametrize("pair", ALL)
+@pytest.mark.parametrize("pair", of(lambda kind: True, *LOSSES))
 def test_a_seed_decides_the_parameters_and_a_step(case: Case) -> None:
     def after_a_step(seed: int) -> dict[str, Tensor]:
         model = case.build(seed)

@@ -38,7 +38,7 @@ def test_a_command_of_the_readme_composes(line: str, tmp_path: Path, monkeypatch
 
 
 def test_every_option_of_the_tables_exists_and_none_is_left_out() -> None:
-    for group in ("model", "attention", "diffusion", "data"):
+    for group in ("model", "attention", "diffusion", "loss", "data"):
         named = set()
         for row in re.findall(rf"(?s)\| `{group}=` \|.*?\n\n", README):
             rows = [line.split("|")[1] for line in row.splitlines()[1:] if line]

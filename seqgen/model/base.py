@@ -18,6 +18,7 @@ from seqgen.attention import Aux, Auxiliary, added
 from seqgen.data.catalog import Catalog
 from seqgen.data.sequences import Group, SequenceBatch
 from seqgen.errors import UserError, argument
+from seqgen.losses import CountedLoss
 from seqgen.metrics import RankingMetrics, target_ranks, top_items
 from seqgen.numerics import fast_products, full_precision
 from seqgen.settings import flatten
@@ -59,6 +60,8 @@ class SequentialRecommender(L.LightningModule):
         super().__init__()
         self.num_items, self.catalog_state = catalog.num_items, catalog.state()
         self.loss_function, self.make_optimizer, self.make_scheduler = loss, optimizer, scheduler
+        if isinstance(loss, CountedLoss):
+            loss.prepare(catalog.item_counts)
         categories = catalog.category_ids()
         self.val_metrics = RankingMetrics(catalog.item_counts, k=metrics_k, categories=categories)
         self.test_metrics = RankingMetrics(catalog.item_counts, k=metrics_k, categories=categories)
