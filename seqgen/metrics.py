@@ -41,6 +41,12 @@ def top_items(scores: Tensor, k: int) -> Tensor:
 
     An item that is masked (-inf) or NaN is never recommended: its place holds 0.
     """
+    values, items = best_columns(scores, k)
+    return items.masked_fill(values == float("-inf"), 0)
+
+
+def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest values of each row and their columns, both (B, k), equal values by lower column; NaN is -inf."""
     k_more = min(k + 1, scores.shape[1])
     values, items = scores.topk(k_more, dim=1)
     if bool(values.isnan().any()):  # torch takes NaN for the largest value
@@ -56,7 +62,7 @@ def top_items(scores: Tensor, k: int) -> Tensor:
     by_id = items.argsort(dim=1)
     values, items = values.gather(1, by_id), items.gather(1, by_id)
     values, order = values.sort(dim=1, descending=True, stable=True)
-    return items.gather(1, order).masked_fill(values == float("-inf"), 0)
+    return values, items.gather(1, order)
 
 
 def gini(counts: Tensor) -> Tensor:

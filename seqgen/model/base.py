@@ -4,7 +4,7 @@ B rows of a batch, N targets, b rows and l columns of a group, D width, I items
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeVar
 
 import pytorch_lightning as L
@@ -21,6 +21,7 @@ from seqgen.errors import UserError, argument
 from seqgen.losses import CountedLoss
 from seqgen.metrics import RankingMetrics, target_ranks, top_items
 from seqgen.numerics import fast_products, full_precision
+from seqgen.ranking import rank_in_blocks
 from seqgen.settings import flatten
 
 Loss = Callable[[Tensor, Tensor, Tensor, SequenceBatch], Tensor]
@@ -124,22 +125,20 @@ class SequentialRecommender(L.LightningModule):
         """Scores with padding and seen items at -inf, (B, I + 1): what is ranked."""
         return _masked(self.scores(batch), batch)
 
-    def _pieces(self, batch: SequenceBatch) -> Iterator[tuple[Tensor, Tensor]]:
-        """`ranking_scores` and targets of as many rows at once as `RANKED` allows, in order."""
+    def _ranked(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
+        """Rank of each target (B,) and recommended items (B, max K), holding no more scores than `RANKED` at once."""
         rows = max(1, RANKED // (self.num_items + 1))
-        if len(batch) <= rows:
-            yield self.ranking_scores(batch), batch.targets
-            return
         own = {type(self).scores, type(self).ranking_scores}
-        dot_product = own == {SequentialRecommender.scores, SequentialRecommender.ranking_scores}
-        # A dot product's users are encoded together, so that a network makes the same of them to the last digit.
-        state, vectors = (self.user_state(batch), self.item_vectors) if dot_product else (None, None)
-        for start in range(0, len(batch), rows):
-            piece = batch.rows(start, min(start + rows, len(batch)))
-            if state is None or vectors is None:
-                yield self.ranking_scores(piece), piece.targets
-            else:
-                yield _masked(_products(state[start : start + rows], vectors), piece), piece.targets
+        if len(batch) > rows and own == {SequentialRecommender.scores, SequentialRecommender.ranking_scores}:
+            seen = batch.seen_rows, batch.seen_items
+            return rank_in_blocks(self.user_state(batch), self.item_vectors, batch.targets, seen, self.max_k)
+        ranked = []
+        for start in range(0, max(len(batch), 1), rows):
+            piece = batch if len(batch) <= rows else batch.rows(start, min(start + rows, len(batch)))
+            scores = self.ranking_scores(piece)
+            ranked.append((target_ranks(scores, piece.targets), top_items(scores, self.max_k)))
+        ranks, top = (torch.cat(parts) for parts in zip(*ranked, strict=True))
+        return ranks, top
 
     def trained_on(self, batch: SequenceBatch) -> SequenceBatch:
         """A training batch as the objective takes it."""
@@ -182,8 +181,7 @@ class SequentialRecommender(L.LightningModule):
         return self._rank(batch, self.test_metrics)
 
     def _rank(self, batch: SequenceBatch, metrics: RankingMetrics) -> dict[str, Tensor]:
-        ranked = [(target_ranks(scores, own), top_items(scores, self.max_k)) for scores, own in self._pieces(batch)]
-        ranks, top = (torch.cat(parts) for parts in zip(*ranked, strict=True))
+        ranks, top = self._ranked(batch)
         metrics.update(ranks, top)
         return {"case": batch.cases, "rank": ranks, "top": top.int()}
 
