@@ -247,7 +247,7 @@ class InBatchSoftmax(CountedLoss):
     loss = log( exp(s_y) + sum over other targets y' != y of exp(s_y' - log((N - 1) p_y')) ) - s_y
 
     with p an item's share of the training interactions (Yi et al., RecSys 2019). The other targets are those of all
-    processes; equal ones are scored once, with their number. Of the estimate of the softmax's denominator holds what
+    processes. Of the estimate of the softmax's denominator holds what
     `SampledSoftmax` says, as far as targets are independent draws from p; an item that is no target of the batch is no
     negative, so one without training interactions never is.
     """
@@ -263,14 +263,13 @@ class InBatchSoftmax(CountedLoss):
         everyone = targets
         if batch.whole is not None:
             everyone = collectives.gathered(targets[None, :, None])[0].flatten()
-        items, counts = everyone.unique(return_counts=True)
-        share = self.item_counts[items].double() / self.item_counts.sum()
+        share = self.item_counts[everyone].double() / self.item_counts.sum()
         hidden = full_precision(hidden)
-        shift = (counts / (max(len(everyone) - 1, 1) * share)).log().to(hidden.dtype)
-        rows = full_precision(rows_of(table, torch.cat([targets, items])))
+        shift = -(max(len(everyone) - 1, 1) * share).log().to(hidden.dtype)
+        rows = full_precision(rows_of(table, torch.cat([targets, everyone])))
         positive = (hidden * rows[: len(targets)]).sum(dim=1)
         weights = hidden.new_full((len(targets),), 1.0 / batch.normalizer)
-        return sampled_cross_entropy(hidden, positive, rows[len(targets) :], shift, (targets, items), weights)
+        return sampled_cross_entropy(hidden, positive, rows[len(targets) :], shift, (targets, everyone), weights)
 
 
 @dataclass(frozen=True, kw_only=True)

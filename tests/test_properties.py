@@ -384,7 +384,7 @@ def test_gradients_reach_every_parameter(case: Case) -> None:
             assert used.tolist() == [row != module.padding_idx for row in range(len(used))]
 
 
-@pytest.mark.parametrize("pair", TRAINED)
+@pytest.mark.parametrize("pair", WITH_LOSSES)
 def test_no_step_of_training_waits_for_a_device(case: Case) -> None:
     model, trainer = case.build().train().to("meta"), SimpleNamespace(world_size=1)
     assert model.make_optimizer is not None
