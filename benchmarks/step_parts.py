@@ -1,4 +1,4 @@
-"""What parts of a training step take beside torch's plain way: dropout, and Adam on a table of items.
+"""What parts of a run take beside torch's plain way: dropout, Adam on a table of items, contrast, scores and ranks.
 
     python benchmarks/step_parts.py
 
@@ -19,16 +19,44 @@ from rich.console import Console
 from rich.table import Table
 
 from seqgen.dropout import drop
+from seqgen.metrics import target_ranks
+from seqgen.numerics import fast_products, info_nce
 
 RESULTS = Path(__file__).parent / "results" / "step_parts.json"
 REPEATS = 15
 SHAPES = ((6_400, 64), (25_600, 256))  # positions and width: a batch of windows of 50, and of 200 within a block
 TABLES = ((3_417, 64), (12_102, 64), (250_000, 128))  # ML-1M, Beauty, a large catalogue
+PAIRS = ((2, 300, 64), (2, 880, 64), (2, 2_400, 64))  # sets, pairs and width: as of CDDRec, a step of 64 to 512 users
+SCORED = ((512, 3_417), (512, 12_102), (512, 54_543))  # users and items
+TEMPERATURE = 0.5
 
 
 def dropped(x: torch.Tensor, how: Callable[[torch.Tensor, float, bool], torch.Tensor]) -> None:
     x.grad = None
     how(x, 0.4, True).backward(torch.ones_like(x))
+
+
+def plain_info_nce(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:
+    rows = F.normalize(torch.cat([first, second], dim=1), dim=-1)
+    logits = rows @ rows.mT / temperature
+    logits.diagonal(dim1=1, dim2=2).fill_(float("-inf"))
+    partner = torch.arange(logits.shape[1]).roll(first.shape[1])
+    return F.cross_entropy(logits.flatten(0, 1), partner.repeat(len(logits)))
+
+
+def contrasted(pair: list[torch.Tensor], how: Callable[..., torch.Tensor]) -> None:
+    for x in pair:
+        x.grad = None
+    how(*pair, TEMPERATURE).mean().backward()
+
+
+def scored(state: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    with fast_products():
+        return state @ vectors.T
+
+
+def plain_ranks(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (~(scores < scores.gather(1, targets[:, None]))).sum(dim=1)
 
 
 def medians(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
@@ -44,7 +72,8 @@ def medians(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rows = []
+    rows: list[tuple[str, tuple[int, ...], dict[str, float]]] = []
+    shape: tuple[int, ...]
     for shape in SHAPES:
         x = torch.randn(shape, requires_grad=True)
         rows.append(
@@ -57,6 +86,21 @@ def main() -> None:
             parameter.grad = torch.randn(shape)
             ways[name] = torch.optim.Adam([parameter], fused=fused).step
         rows.append(("Adam", shape, medians(ways)))
+    for shape in PAIRS:
+        pair = [torch.randn(shape, requires_grad=True) for _ in range(2)]
+        ways = {"seqgen": partial(contrasted, pair, info_nce), "torch": partial(contrasted, pair, plain_info_nce)}
+        rows.append(("contrast", shape, medians(ways)))
+    for shape in SCORED:
+        state, vectors, targets = (
+            torch.randn(shape[0], 64),
+            torch.randn(shape[1], 64),
+            torch.randint(shape[1], shape[:1]),
+        )
+        scores = state @ vectors.T
+        ways = {"seqgen": partial(scored, state, vectors), "torch": partial(torch.matmul, state, vectors.T)}
+        rows.append(("scores", shape, medians(ways)))
+        ways = {"seqgen": partial(target_ranks, scores, targets), "torch": partial(plain_ranks, scores, targets)}
+        rows.append(("ranks", shape, medians(ways)))
     table = Table("part", "shape", "seqgen, ms", "torch, ms", "ratio")
     for part, shape, found in rows:
         ratio = found["seqgen"] / found["torch"]
