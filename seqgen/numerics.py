@@ -316,7 +316,7 @@ class _InfoNCE(torch.autograd.Function):
             for z, pair, grad in zip(filled, partner, grads, strict=True):
                 everyone, total = z[:width], torch.zeros((), dtype=z.dtype, device=z.device)
                 for part, size in zip(own, sizes, strict=True):
-                    torch.mul(pair[part], -2.0, out=grad[part])
+                    grad[part].add_(pair[part], alpha=-2.0)  # to what the part before has left there
                     total -= (z[part] * pair[part]).sum()
                     for start in range(part.start, part.stop, size):
                         chunk, real = slice(start, start + size), min(size, part.stop - start)
