@@ -247,9 +247,9 @@ class InBatchSoftmax(CountedLoss):
     loss = log( exp(s_y) + sum over other targets y' != y of exp(s_y' - log((N - 1) p_y')) ) - s_y
 
     with p an item's share of the training interactions (Yi et al., RecSys 2019). The other targets are those of all
-    processes. Of the estimate of the softmax's denominator holds what
-    `SampledSoftmax` says, as far as targets are independent draws from p; an item that is no target of the batch is no
-    negative, so one without training interactions never is.
+    processes; on a CPU equal ones are scored once, with their number. What `SampledSoftmax` says of the estimate holds
+    as far as targets are independent draws from p; an item that is no target of the batch is no negative, so one
+    without training interactions never is.
     """
 
     item_counts: Tensor
@@ -263,13 +263,16 @@ class InBatchSoftmax(CountedLoss):
         everyone = targets
         if batch.whole is not None:
             everyone = collectives.gathered(targets[None, :, None])[0].flatten()
-        share = self.item_counts[everyone].double() / self.item_counts.sum()
+        items, counts, others = everyone, torch.ones_like(everyone), max(len(everyone) - 1, 1)
+        if everyone.device.type == "cpu":  # elsewhere their number would be waited for
+            items, counts = everyone.unique(return_counts=True)
+        share = self.item_counts[items].double() / self.item_counts.sum()
         hidden = full_precision(hidden)
-        shift = -(max(len(everyone) - 1, 1) * share).log().to(hidden.dtype)
-        rows = full_precision(rows_of(table, torch.cat([targets, everyone])))
+        shift = (counts / (others * share)).log().to(hidden.dtype)
+        rows = full_precision(rows_of(table, torch.cat([targets, items])))
         positive = (hidden * rows[: len(targets)]).sum(dim=1)
         weights = hidden.new_full((len(targets),), 1.0 / batch.normalizer)
-        return sampled_cross_entropy(hidden, positive, rows[len(targets) :], shift, (targets, everyone), weights)
+        return sampled_cross_entropy(hidden, positive, rows[len(targets) :], shift, (targets, items), weights)
 
 
 @dataclass(frozen=True, kw_only=True)
