@@ -75,7 +75,8 @@ def sequences_of(rows: int, length: int, items: int) -> Sequences:
 
 
 def model_of(options: argparse.Namespace, kind: type[SASRec], **settings: Any) -> SASRec:
-    counts = drawn(10 * options.items, options.items).bincount(minlength=options.items + 1)
+    counts = (10 * options.items / torch.arange(options.items + 1).clamp(min=1)).long()  # as `drawn` draws, about
+    counts[0] = 0
     known: Any = {"item_counts": counts, "item_ids": [], "user_ids": []}
     return kind(
         catalog=Catalog(fingerprint="generated", num_items=options.items, num_users=0, **known),

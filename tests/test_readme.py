@@ -88,6 +88,22 @@ def test_the_figures_of_sweeps_are_the_stored_ones() -> None:
         assert words in page, words
 
 
+def test_the_figures_of_a_large_catalogue_are_the_stored_ones() -> None:
+    found = json.loads((ROOT / "benchmarks/results/large_catalogue.json").read_text())
+    cost = {name: f"{row['loss_s'] + row['optimiser_s']:.1f}" for name, row in found["steps"].items()}
+    ranked, step = found["evaluations"]["in blocks"], found["steps"]["ce"]
+    page = " ".join(README.split())
+    for words in (
+        f"{found['items']:,} items of {found['width']} numbers a training step of {step['targets']:,} targets",
+        f"takes {cost['ce']} CPU-seconds with `loss=ce`, {cost['sampled_softmax']} with `sampled_softmax`",
+        f"{cost['in_batch']} with `in_batch`, {cost['gbce']} with `gbce`",
+        f"at the same peak of {step['peak_gb']:.1f} GB",
+        f"moments are {4 * found['table_gb']:.1f} of it, a second gradient {found['table_gb']:.1f}",
+        f"takes {ranked['cpu_s']:.0f} CPU-seconds, and {ranked['over_gb']:.1f} GB beside the table",
+    ):
+        assert words in page, words
+
+
 @pytest.mark.parametrize("line", sorted(set(re.findall(r"python -m seqgen\.compare ([^`\n]*)", README))))
 def test_a_comparison_of_the_readme_composes(line: str) -> None:
     single = [re.sub(r"^([\w.]+=[^,\['\"]+),.*", r"\1", word) for word in shlex.split(line)]
