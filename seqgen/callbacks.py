@@ -232,7 +232,7 @@ class Recorder(L.Callback):
         self.validated = _measured(trainer, pl_module, "val")
         if trainer.state.fn == TrainerFn.VALIDATING:
             self.record.update(metrics=self.validated)
-        if trainer.training:
+        if trainer.state.fn == TrainerFn.FITTING:
             now = _clocks(trainer)
             self.validate_s = now[0] - self.paused[0]
             self.started = (

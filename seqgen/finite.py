@@ -4,6 +4,7 @@ from typing import Any
 
 import pytorch_lightning as L
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from seqgen.data.sequences import SequenceBatch
@@ -59,7 +60,7 @@ class StopAtNonFinite(L.Callback):
             UserError: The objective or a weight is not.
         """
         self.lists = None
-        if trainer.training:
+        if trainer.state.fn == TrainerFn.FITTING:
             self.on_train_epoch_end(trainer, pl_module)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

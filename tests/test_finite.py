@@ -3,11 +3,13 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from commands import start
+from pytorch_lightning.trainer.states import TrainerFn
 
 from seqgen.errors import UserError
 from seqgen.finite import EVERY, StopAtNonFinite
@@ -18,7 +20,7 @@ ONE = torch.tensor(1.0)
 
 class Trainer:
     current_epoch = 2
-    training = True
+    state = SimpleNamespace(fn=TrainerFn.FITTING)
 
     def __init__(self, world_size: int = 1) -> None:
         self.world_size = world_size

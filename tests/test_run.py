@@ -45,6 +45,7 @@ def test_a_run_leaves_results_ranks_and_checkpoints(tmp_path: Path) -> None:
     assert diversity <= set(results["metrics"])
     assert results["timing"]["train_targets_per_s"] > 0
     assert len(results["timing"]["train_epoch_s"]) == 2
+    assert results["timing"]["validate_s"] > 0  # which the epochs leave out
     assert results["peak_memory_mb"]["host"] > 0
     assert (tmp_path / f"checkpoints/epoch_{results['best_epoch']:03d}.ckpt").is_file()
 
