@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import distributed
 
-from seqgen import numerics
+from seqgen import collectives, numerics
 
 SIZES = (3, 1, 4)  # rows of each process
 
@@ -54,3 +54,25 @@ def test_a_contrast_over_all_processes_is_that_of_one(kind: str, tmp_path: Path)
     (weights * wanted).sum().backward()
     for x, parts in zip((first, second), grads, strict=True):
         torch.testing.assert_close(torch.cat(parts, dim=1) / len(SIZES), x.grad)
+
+
+def counting(rank: int, folder: str) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=len(SIZES))
+    found = [collectives.counts(SIZES[rank])]
+    collectives._hosts.cache_clear()
+    distributed.get_backend = lambda group: "nccl"  # which takes no tensor of the host
+    found += [collectives.counts(SIZES[rank]), collectives.counts(SIZES[rank])]
+    assert found == [[*SIZES]] * 3
+    assert collectives._hosts(distributed.group.WORLD) is not distributed.group.WORLD
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def test_hosts_count_among_themselves_with_any_backend(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    started = [context.Process(target=counting, args=(rank, str(tmp_path))) for rank in range(len(SIZES))]
+    for each in started:
+        each.start()
+    for each in started:
+        each.join(60)
+        assert each.exitcode == 0

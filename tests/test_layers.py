@@ -264,3 +264,16 @@ def test_an_encoder_is_traced_whole(name: str) -> None:
     for last_only in (False, True):
         found, _ = traced(x, LENGTHS, last_only=last_only)
         torch.testing.assert_close(found, encoder(x, LENGTHS, last_only=last_only)[0])
+
+
+@pytest.mark.slow
+def test_groups_of_all_sizes_share_the_graphs_of_an_encoder() -> None:
+    """In training, compiled as with compile=true: padding groups to fewer lengths would save nothing."""
+    graphs: list[int] = []
+    encoder = make_encoder(mechanism("softmax", num_heads=2)).train()
+    torch.compiler.reset()
+    encoder.compile(dynamic=True, backend=lambda graph, _: graphs.append(1) or graph.forward)
+    for rows, columns in ((9, 3), (3, 2), (17, 4), (1, 4), (2, 4), (30, 2), (1, 3), (5, 3), (31, 4)):
+        lengths = torch.randint(1, columns + 1, (rows,))
+        encoder(torch.randn(rows, columns, 4, dtype=torch.float64), lengths)[0].sum().backward()
+    assert len(graphs) <= 2  # one row is a case of its own
