@@ -294,7 +294,9 @@ class _Batches(Dataset[SequenceBatch]):
         self.sequences, self.on_host, self.cases = sequences, data.sequences, cases
         self.train, self.rank, self.world = train, rank, world
         self.max_len, self.mask_seen = data.max_len, data.mask_seen
-        self.most_seen = most_seen(data.sequences, data.split.train) if train else 0
+        part, num_items = data.split.train, data.prepared.items.height
+        # Only a history as long as the catalogue can hold all of it, which no other number is asked for.
+        self.most_seen = most_seen(data.sequences, part[part.seen_stop - part.start >= num_items]) if train else 0
 
     def __getitem__(self, index: Tensor) -> SequenceBatch:
         if self.train:

@@ -93,7 +93,8 @@ class SequenceBatch(Movable):
         seen_items: (S,).
         normalizer: Number of targets of the whole batch over all processes, divided by their number: a loss is the sum
             over this process's targets divided by it, so that any number of processes gives the same training.
-        most_seen: Of a training batch, the largest number of different items that a user of the data set has seen.
+        most_seen: Of a training batch, the largest number of different items that a user of the data set has seen; of
+            users whose history is shorter than the catalogue 0 will do.
         whole: Of a training batch that is one process's slice, what it is a slice of.
         seed: Of the training step, the same in all processes; None leaves what is drawn to torch's own generator.
         origin: Gives the same batch on the host; None where it lies there.
@@ -217,7 +218,7 @@ def training_batch(
         cases: The histories.
         index: Which of them, (B,).
         max_len: Number of newest items read.
-        most: `most_seen` of the data set, which takes long to find; None finds that of these histories.
+        most: `SequenceBatch.most_seen`; None finds that of these histories.
     """
     stop = cases.stop[index] - 1
     batch = _batch(sequences, cases, index, stop, max_len=max_len, with_seen=True, every_position=True)

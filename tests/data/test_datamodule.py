@@ -258,3 +258,16 @@ def test_nothing_to_learn_from_is_refused(make):
     assert len(data.test_dataloader()) == 1
     with pytest.raises(UserError, match="two training items"):
         data.train_dataloader()
+
+
+def test_every_batch_knows_whether_a_user_of_the_data_has_seen_every_item(make, tmp_path):
+    def told(*training_parts):
+        """Two items are held out behind each training part."""
+        data = make([[*part, 1, 2] for part in training_parts], batch_size=1, cache_dir=f"{tmp_path}/{training_parts}")
+        assert data.catalog.num_items == 5
+        [told] = {batch.most_seen for batch in data.train_dataloader()}
+        return told
+
+    assert told([1, 2, 3], [4, 5]) == 0  # nobody has a history of five
+    assert told([1, 2, 3, 3, 3, 3], [4, 5]) == 3
+    assert told([1, 2], [1, 2, 3, 4, 5, 1], [4, 5]) == 5
