@@ -16,21 +16,19 @@ import argparse
 import gzip
 import json
 import os
-import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from peers.environments import ENVS, NotInstalled, environment
 from peers.meter import Clock, report
+from processes import ProcessFailed, machine, run_process
 from rich.console import Console
 from rich.table import Table
 
@@ -38,11 +36,6 @@ from rich.table import Table
 # the peak memory of the process that started it.
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "prepare_data.json"
-ENVS = Path("~/.cache/seqgen-benchmark/envs").expanduser()
-REQUIREMENTS = {
-    "recbole": ["recbole", "setuptools<81", "numpy<2", "pandas<3"],
-    "replay": ["replay-rec[torch]"],
-}
 ML25M = {"users": 162_541, "items": 59_047, "rows": 25_000_095, "least": 20}
 MILLION = {"users": 1_000_000, "items": 100_000, "rows": 25_000_000, "least": 5}
 SETTINGS = {"k_core": 5, "max_len": 50, "batch_size": 256}
@@ -178,26 +171,6 @@ TASKS = {"generate": generate, "prepare": prepare, "batches": batches}
 # What the process that starts them does.
 
 
-def run_process(command: list[str], spec: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What a measuring process tells in the last line of its output, its seconds, and the CPU-seconds of all others."""
-    start, busy = time.perf_counter(), machine_busy_s()
-    done = subprocess.run(command, input=json.dumps(spec), capture_output=True, text=True, check=False, cwd=folder)
-    seconds, busy = time.perf_counter() - start, machine_busy_s() - busy
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
-    told = json.loads(done.stdout.splitlines()[-1])
-    return told | {"process_s": seconds, "others_cpu_s": max(0.0, busy - told["process_cpu_s"])}
-
-
-def machine_busy_s() -> float:
-    """CPU-seconds that all processes of this machine have used; 0 where it does not tell (it is Linux that does)."""
-    file = Path("/proc/stat")
-    if not file.exists():
-        return 0.0
-    user, nice, system, _, _, *rest = map(int, file.read_text().splitlines()[0].split()[1:9])  # without idle, iowait
-    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
-
-
 def own(task: str) -> list[str]:
     return [sys.executable, str(Path(__file__).resolve()), "--task", task]
 
@@ -260,21 +233,6 @@ def peer_cases(work: Path, envs: Path) -> Iterator[Case]:
         yield Case(name=f"{title}, ML-1M, raw text", command=command, spec=SETTINGS | specs[peer])
 
 
-def environment(envs: Path, peer: str) -> Path:
-    """The Python of a peer's virtual environment, which is made where it is not there."""
-    python = envs.expanduser().resolve() / peer / "bin" / "python"
-    package = REQUIREMENTS[peer][0].split("[")[0]
-    asked = [str(python), "-c", f"import torch, importlib.metadata as m; m.version({package!r})"]
-    if python.exists() and not subprocess.run(asked, capture_output=True, check=False).returncode:
-        return python
-    print(f"Making {python.parent.parent} ...")
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(python.parent.parent)], check=True)
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for packages in (["torch==2.13.0"], REQUIREMENTS[peer]):  # torch first, so that the peer takes this one
-        subprocess.run([*install, *packages], check=True)
-    return python
-
-
 def measure(case: Case, repeats: int, work: Path) -> dict[str, Any]:
     runs = []
     for _ in range(repeats):
@@ -287,25 +245,6 @@ def measure(case: Case, repeats: int, work: Path) -> dict[str, Any]:
     row = {"name": case.name, **told, **medians, "limits": case.limits}
     holds = all(medians[name] <= limit for name, limit in case.limits.items()) if case.limits else None
     return row | {"holds": holds, "runs": [{name: run[name] for name in numbers} for run in runs]}
-
-
-def machine() -> dict[str, Any]:
-    cpu = [line.partition(":")[2].strip() for line in cpu_lines() if line.startswith("model name")]
-    return {
-        "cpus": os.cpu_count(),
-        "cpu": cpu[0] if cpu else platform.processor(),
-        "memory_gb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "polars", "numpy", "seqgen")},
-        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
-        "load_average": os.getloadavg(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def cpu_lines() -> list[str]:
-    file = Path("/proc/cpuinfo")
-    return file.read_text().splitlines() if file.exists() else []
 
 
 def verdict(row: dict[str, Any]) -> str:
@@ -346,6 +285,13 @@ def main() -> None:
     if options.task:
         report(TASKS[options.task](json.load(sys.stdin)))
         return
+    try:
+        measure_all(options)
+    except (ProcessFailed, NotInstalled) as error:
+        sys.exit(str(error))
+
+
+def measure_all(options: argparse.Namespace) -> None:
     raw = Path(os.environ.get("SEQGEN_DATA", "data")).expanduser().resolve()
     content: dict[str, Any] = {"machine": machine(), "settings": SETTINGS, "repeats": options.repeats}
     content |= {"rows": [], "batches": []}

@@ -26,6 +26,39 @@ class Clock:
         return {f"{prefix}s": time.perf_counter() - self.wall, f"{prefix}cpu_s": cpu_seconds() - self.cpu}
 
 
+class EpochMeter:
+    """What each training epoch costs, and the way to the first batch.
+
+    Args:
+        started: When the process was started, in seconds since 1970.
+    """
+
+    def __init__(self, started: float) -> None:
+        self.started = started
+        self.start: dict[str, float] = {}
+        self.epochs: list[dict[str, float]] = []
+
+    def begin(self) -> None:
+        """An epoch begins."""
+        self.clock = Clock()
+        self.steps = self.targets = 0
+
+    def batch(self, targets: int) -> None:
+        """A batch is there, with so many targets; the first one ends the start."""
+        if not self.start:
+            self.start = {"start_s": time.time() - self.started, "start_cpu_s": cpu_seconds()}
+        self.steps += 1
+        self.targets += targets
+
+    def end(self) -> None:
+        """The epoch ends."""
+        self.epochs.append({**self.clock.lap(), "steps": self.steps, "targets": self.targets})
+
+    def told(self) -> dict[str, Any]:
+        """For the result."""
+        return {**self.start, "epochs": self.epochs}
+
+
 def report(told: dict[str, Any]) -> None:
     """Print the result as the last line of the output, with what the process took from its start, imports included."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
