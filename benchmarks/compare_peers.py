@@ -29,16 +29,20 @@ from typing import Any
 import numpy as np
 from peers.environments import ENVS, NotInstalled, environment
 from peers.quality import list_quality
-from peers.summary import COSTS, summary
+from peers.summary import COLUMNS, PROJECTS, circumstances, summary, tables
 from processes import ProcessFailed, machine, run_process
 from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "peers.json"
-PROJECTS = {"seqgen": "seqgen", "replay": "RePlay", "rectools": "RecTools", "recbole": "RecBole"}
 SETTINGS = {"width": 64, "blocks": 2, "heads": 2, "dropout": 0.2, "lr": 1e-3, "betas": [0.9, 0.98], "batch_size": 128}
 THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "ARROW")  # each has a variable NAME_NUM_THREADS
+READING = (
+    "A whole epoch is reckoned by steps where not all were measured. RecBole trains on every prefix of a history, one "
+    "target each, and ranks seen items too: compare its CPU-seconds a target. The scores, after equal epochs and only "
+    "where they were whole, show how fast each gets going and not who is best."
+)
 CUT_EPOCHS = 2  # of a process whose epochs are cut; the first of any process warms up and is not counted
 
 
@@ -165,7 +169,8 @@ class Comparison:
     def store(self) -> None:
         """Write all that is known, so that an interrupted command loses the cell it was at alone."""
         self.content["load_average_at_end"] = os.getloadavg()
-        self.content["summary"] = summary(self.content["cells"])
+        self.content |= {"summary": summary(self.content["cells"]), "columns": COLUMNS, "reading": READING}
+        self.content |= {"tables": tables(self.content), "circumstances": circumstances(self.content["cells"])}
         file = self.options.json
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_suffix(".part")
@@ -174,39 +179,16 @@ class Comparison:
 
 
 def show(content: dict[str, Any]) -> None:
+    """Print the tables and how to read them."""
     console = Console(width=max(Console().width, 165))  # a file counts as 80 wide, which breaks each name
-    for name, rows in content["summary"].items():
-        table = Table(title=f"{WORKS[name].title}; in brackets times seqgen's", title_justify="left")
-        head = ("", "CPU-s an epoch", "measured", "targets/CPU-s", "peak MB", "ranking CPU-s", "start CPU-s", "start s")
-        quality = ("NDCG@10", "HR@10", "NDCG@10, all items", "HR@10, all items")
-        for title in (*head, *quality):
-            table.add_column(title, justify="right" if title else "left")
-        for project in PROJECTS:
-            if project in rows:
-                table.add_row(PROJECTS[project], *cells_of(rows[project]))
+    for one in content["tables"]:
+        table = Table(title=f"{one['title']}; in brackets times seqgen's", title_justify="left")
+        for column in content["columns"]:
+            table.add_column(column, justify="right" if column else "left")
+        for row in one["rows"]:
+            table.add_row(*row)
         console.print(table)
-    print(
-        "Epochs are medians over rounds; a cut one is reckoned by steps. RecBole has a target for each prefix of a\n"
-        "history, and ranks seen items too: compare its CPU-seconds a target. Quality, after equal epochs of the same\n"
-        "work and none where an epoch was cut, shows how fast each gets going and not who is best."
-    )
-
-
-def cells_of(row: dict[str, Any]) -> list[str]:
-    if "error" in row:
-        return [row["error"]]
-    ratios = row.get("ratios", {})
-    costs = {
-        name: f"{row[name]:,.{digits}f}" + (f" ({ratios[name]:.2f})" if name in ratios else "")
-        for name, digits in COSTS.items()
-    }
-    measured = f"{row['measured_cpu_s']:.1f} in {row['measured_steps']:.0f} of {row['steps_of_epoch']:,} steps"
-    quality = [
-        f"{row['quality'][kind][metric]:.4f}" if kind in row["quality"] else ""
-        for kind in ("seen_removed", "all_items")
-        for metric in ("ndcg@10", "hr@10")
-    ]
-    return [costs.pop("epoch_cpu_s"), measured, *costs.values(), *quality]
+    print(f"{content['circumstances']}\n{READING}")
 
 
 def main() -> None:

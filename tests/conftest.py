@@ -1,6 +1,8 @@
 """Fixtures of all tests: where the real data lies, and configurations that run in seconds."""
 
+import importlib.util
 import os
+import sys
 
 # Before torch is imported, and for the processes that tests start: of several threads here each waits for the others.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -8,6 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -30,6 +33,17 @@ TINY = (
     "data.batch_size=16",
 )
 QUIET = ("print_config=false", "trainer.enable_progress_bar=false", "trainer.enable_model_summary=false")
+
+
+def script(path: str) -> ModuleType:
+    """A script that belongs to no package, imported by its path below the repository."""
+    spec = importlib.util.spec_from_file_location(path.removesuffix(".py").replace("/", "_"), ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where a dataclass looks for its own module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,12 +1,10 @@
 """The pages' tables are what the stored runs give; collected runs are stored once."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-from conftest import QUIET, ROOT, TINY
+from conftest import QUIET, ROOT, TINY, script
 
 from seqgen import config
 from seqgen.errors import UserError
@@ -15,17 +13,7 @@ from seqgen.results import RunRecord
 from seqgen.run import run
 from seqgen.stored import read_runs
 
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"experiments_{name}", ROOT / f"experiments/{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tables, collect = script("tables"), script("collect")
+tables, collect = script("experiments/tables.py"), script("experiments/collect.py")
 
 
 @pytest.mark.parametrize("page", tables.PAGES)

@@ -1,26 +1,18 @@
 """The generated tasks of experiments/attention: answers found by brute force, batches, equal sizes, the verdict."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import script
 
 ROWS = 200
 
 
 @pytest.fixture(scope="module")
 def tasks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("attention_tasks", ROOT / "experiments/attention/tasks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where its dataclass looks for its own module
-    spec.loader.exec_module(module)
-    return module
+    return script("experiments/attention/tasks.py")
 
 
 def test_recall_answers_with_the_value_the_key_had_first(tasks: ModuleType) -> None:
