@@ -72,7 +72,8 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
         return ParquetModule(batch_size=batch_size, transforms=transforms, metadata={stage: padded}, **path)
 
     def targets(batch: dict[str, Any]) -> int:
-        return int(batch["target_padding_mask"].sum())
+        # A short history's first item too is scored, at the padding before it: no target of the others.
+        return int((batch["target_padding_mask"][..., 0] & batch["padding_mask"]).sum())
 
     trainer = L.Trainer(callbacks=[Meter(meter, targets)], **trained_by(spec))
     trainer.fit(model, datamodule=data("train", "train", spec["batch_size"], item_id=spec["max_len"] + 1))
