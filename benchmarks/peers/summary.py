@@ -89,20 +89,23 @@ def tables(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = []
     for name, rows in content["summary"].items():
         work = content["works"][name]
-        title = f"{work['title']}, scores after {work['epochs']} epochs"
-        found.append({"title": title, "rows": [worded(project, row) for project, row in rows.items()]})
+        scored = sum(bool(row.get("quality")) for row in rows.values()) > 1  # one's alone would be no comparison
+        title = work["title"] + (f", scores after {work['epochs']} epochs" if scored else "")
+        worded_rows = [worded(project, row, scored=scored) for project, row in rows.items()]
+        found.append({"title": title, "rows": worded_rows})
     return found
 
 
-def worded(project: str, row: Mapping[str, Any]) -> list[str]:
-    """A row of a table; a project that failed has its error in place of the costs."""
+def worded(project: str, row: Mapping[str, Any], *, scored: bool) -> list[str]:
+    """A row of a table, with or without its scores; a project that failed has its error in place of the costs."""
     if "error" in row:
         return [PROJECTS[project], row["error"].replace("|", " "), *[""] * (len(COLUMNS) - 2)]
     costs = [f"{row[name]:,.{digits}f}" for name, (_, digits) in COSTS.items()]
     if "ratios" in row:
         costs = [f"{text} ({times(row['ratios'][name])})" for text, name in zip(costs, COSTS, strict=True)]
     steps = f"{row['measured_steps']:,.0f} of {row['steps_of_epoch']:,}"
-    scores = {kind: " / ".join(f"{of[name]:.4f}"[1:] for name in SCORES) for kind, of in row["quality"].items()}
+    quality = row["quality"] if scored else {}
+    scores = {kind: " / ".join(f"{of[name]:.4f}"[1:] for name in SCORES) for kind, of in quality.items()}
     return [PROJECTS[project], *costs, steps, *(scores.get(kind, "") for kind in LISTS)]
 
 
@@ -115,14 +118,14 @@ def times(ratio: float) -> str:
 def circumstances(cells: Mapping[str, Mapping[str, Sequence[Cell]]]) -> str:
     """With which versions, on which machine and how busy a one the rounds were measured."""
     done = [(p, c) for projects in cells.values() for p, rounds in projects.items() for c in rounds if "error" not in c]
+    if not done:
+        return "Nothing was measured."
     own = {p: next(iter(cell["versions"].values())) for p, cell in done}  # the project's own version stands first
     versions = [f"{title} {own[project]}" for project, title in PROJECTS.items() if project in own]
     torch = sorted({cell["versions"]["torch"] for _, cell in done})
     loads = [cell["load_average"] for _, cell in done]
-    rounds = [len(rounds) for projects in cells.values() for rounds in projects.values()]
+    rounds = sorted({len(rounds) for projects in cells.values() for rounds in projects.values()})
     return (
         f"{', '.join(versions)}; torch {', '.join(torch)}; {', '.join(sorted({cell['cpu'] for _, cell in done}))}, "
-        f"load average {min(loads):.1f} to {max(loads):.1f}; {min(rounds)} to {max(rounds)} rounds."
-        if done
-        else "Nothing was measured."
+        f"load average {min(loads):.1f} to {max(loads):.1f}; rounds: {' to '.join(map(str, rounds))}."
     )

@@ -45,7 +45,8 @@ def cells() -> dict[str, Any]:
     scored = [{"all_items": {"ndcg@10": value, "hr@10": 2 * value}} for value in (0.1, 0.3)]
     ours = [cell((9, 8), (4, 8), (6, 8), steps=8, quality=one) for one in scored]
     peer = [cell((7, 2), (5, 2), steps=8, factor=2), {"error": "out of memory"}]
-    return {"work": {"seqgen": ours, "replay": peer, "recbole": [{"error": "no wheel"}]}}
+    other = [cell((9, 8), (5, 8), steps=8, quality=scored[0])]
+    return {"work": {"seqgen": ours, "replay": peer, "rectools": other, "recbole": [{"error": "no wheel"}]}}
 
 
 def test_cut_epochs_are_reckoned_by_steps_and_the_first_is_not_counted() -> None:
@@ -64,12 +65,14 @@ def test_the_tables_say_what_was_cut_and_what_failed() -> None:
     content = {"summary": summary.summary(cells()), "works": {"work": {"title": "Small", "epochs": 3}}}
     (table,) = summary.tables(content)
     assert table["title"] == "Small, scores after 3 epochs"
-    ours, peer, failed = table["rows"]
+    ours, peer, _, failed = table["rows"]
     assert {len(row) for row in table["rows"]} == {len(summary.COLUMNS)}
     assert ours == ["seqgen", "5.0", "167", "10", "10.0", "10.0", "10.0", "8 of 8", "", ".2000 / .4000"]
     assert peer[:4] == ["RePlay", "20.0 (4.0x)", "40 (.24x)", "20 (2.0x)"]
     assert peer[-3:] == ["2 of 8", "", ""]
+    content["summary"]["work"].pop("rectools")
+    assert summary.tables(content)[0]["title"] == "Small"  # scores of seqgen alone compare nothing
     assert failed[:2] == ["RecBole", "no wheel"]
     assert summary.circumstances(cells()) == (
-        "seqgen 2, RePlay 2; torch 2; Some CPU, load average 1.0 to 1.0; 1 to 2 rounds."
+        "seqgen 2, RePlay 2, RecTools 2; torch 2; Some CPU, load average 1.0 to 1.0; rounds: 1 to 2."
     )
