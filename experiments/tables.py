@@ -337,12 +337,21 @@ def readme_cddrec() -> str:
     return markdown(["", "Office", "Beauty"], rows)
 
 
+def peers() -> str:
+    """What `benchmarks/compare_peers.py` has measured and worded, and where."""
+    content = json.loads((ROOT / "benchmarks/results/peers.json").read_text())
+    blank = [""] * (len(content["columns"]) - 1)
+    rows = [row for table in content["tables"] for row in ([f"**{table['title']}**", *blank], *table["rows"])]
+    return markdown(content["columns"], rows) + f"\n{content['circumstances']}\n"
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "metrics": metrics_table,
         "mqsa_ted": readme_mqsa_ted,
         "cddrec": readme_cddrec,
         "attention": readme_attention,
+        "peers": peers,
     },
     "experiments/attention/README.md": {
         "tuned_ml100k": tuned("ml100k"),
