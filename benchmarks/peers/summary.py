@@ -63,6 +63,19 @@ def summarised(cells: Sequence[Cell]) -> dict[str, Any]:
     return row
 
 
+def shared_rounds(projects: Mapping[str, Sequence[Cell]]) -> dict[str, list[Cell]]:
+    """Of each project the rounds that all have finished, so that all have the same seeds and moments.
+
+    A project that has finished none keeps what it has, and binds nobody; likewise all where no round is shared.
+    """
+    done = {p: {n for n, cell in enumerate(rounds) if "error" not in cell} for p, rounds in projects.items()}
+    shared = set.intersection(*filter(None, done.values())) if any(done.values()) else set()
+    return {
+        project: [cell for n, cell in enumerate(rounds) if n in shared or not (shared and done[project])]
+        for project, rounds in projects.items()
+    }
+
+
 def summary(cells: Mapping[str, Mapping[str, Sequence[Cell]]]) -> dict[str, dict[str, Any]]:
     """Rows of all works by project, with `ratios`: a peer's cost divided by seqgen's.
 
@@ -71,7 +84,8 @@ def summary(cells: Mapping[str, Mapping[str, Sequence[Cell]]]) -> dict[str, dict
     """
     works = {}
     for work, projects in cells.items():
-        rows = {project: summarised(projects[project]) for project in PROJECTS if project in projects}
+        kept = shared_rounds(projects)
+        rows = {project: summarised(kept[project]) for project in PROJECTS if project in kept}
         ours = rows.get("seqgen", {"error": ""})
         for project, row in rows.items():
             if project != "seqgen" and "error" not in row and "error" not in ours:
@@ -117,14 +131,15 @@ def times(ratio: float) -> str:
 
 def circumstances(cells: Mapping[str, Mapping[str, Sequence[Cell]]]) -> str:
     """With which versions, on which machine and how busy a one the rounds were measured."""
-    done = [(p, c) for projects in cells.values() for p, rounds in projects.items() for c in rounds if "error" not in c]
+    kept = [shared_rounds(projects) for projects in cells.values()]
+    done = [(p, c) for projects in kept for p, rounds in projects.items() for c in rounds if "error" not in c]
     if not done:
         return "Nothing was measured."
     own = {p: next(iter(cell["versions"].values())) for p, cell in done}  # the project's own version stands first
     versions = [f"{title} {own[project]}" for project, title in PROJECTS.items() if project in own]
     torch = sorted({cell["versions"]["torch"] for _, cell in done})
     loads = [cell["load_average"] for _, cell in done]
-    rounds = sorted({len(rounds) for projects in cells.values() for rounds in projects.values()})
+    rounds = sorted({len(rounds) for projects in kept for rounds in projects.values()})
     return (
         f"{', '.join(versions)}; torch {', '.join(torch)}; {', '.join(sorted({cell['cpu'] for _, cell in done}))}, "
         f"load average {min(loads):.1f} to {max(loads):.1f}; rounds: {' to '.join(map(str, rounds))}."

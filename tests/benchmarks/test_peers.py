@@ -42,10 +42,10 @@ def cell(*epochs: tuple[float, int], steps: int, factor: float = 1.0, **more: An
 
 
 def cells() -> dict[str, Any]:
-    scored = [{"all_items": {"ndcg@10": value, "hr@10": 2 * value}} for value in (0.1, 0.3)]
+    scored = [{"all_items": {"ndcg@10": value, "hr@10": 2 * value}} for value in (0.1, 0.3, 0.9)]
     ours = [cell((9, 8), (4, 8), (6, 8), steps=8, quality=one) for one in scored]
-    peer = [cell((7, 2), (5, 2), steps=8, factor=2), {"error": "out of memory"}]
-    other = [cell((9, 8), (5, 8), steps=8, quality=scored[0])]
+    peer = [*[cell((7, 2), (5, 2), steps=8, factor=2)] * 2, {"error": "out of memory"}]
+    other = [cell((9, 8), (5, 8), steps=8, quality=one) for one in scored[:2]]
     return {"work": {"seqgen": ours, "replay": peer, "rectools": other, "recbole": [{"error": "no wheel"}]}}
 
 
@@ -54,11 +54,19 @@ def test_cut_epochs_are_reckoned_by_steps_and_the_first_is_not_counted() -> None
     assert rows["seqgen"]["epoch_cpu_s"] == rows["seqgen"]["measured_cpu_s"] == 5
     assert rows["seqgen"]["quality"] == {"all_items": {"ndcg@10": pytest.approx(0.2), "hr@10": pytest.approx(0.4)}}
     peer = rows["replay"]
-    assert (peer["rounds"], peer["measured_steps"], peer["measured_cpu_s"], peer["epoch_cpu_s"]) == (1, 2, 5, 20)
+    assert (peer["rounds"], peer["measured_steps"], peer["measured_cpu_s"], peer["epoch_cpu_s"]) == (2, 2, 5, 20)
     assert peer["targets_per_cpu_s"] == 40
     assert peer["ratios"]["epoch_cpu_s"] == 4
     assert peer["ratios"]["peak_mb"] == 2
     assert rows["recbole"] == {"error": "no wheel"}
+
+
+def test_only_rounds_that_all_finished_count() -> None:
+    kept = summary.shared_rounds(cells()["work"])
+    assert [len(rounds) for rounds in kept.values()] == [2, 2, 2, 1]
+    assert kept["seqgen"] == cells()["work"]["seqgen"][:2]
+    alone = {"seqgen": cells()["work"]["seqgen"][:1], "replay": [{"error": "a"}, cell((1, 1), steps=1)]}
+    assert summary.shared_rounds(alone) == alone  # none in common
 
 
 def test_the_tables_say_what_was_cut_and_what_failed() -> None:
