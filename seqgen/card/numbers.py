@@ -7,7 +7,7 @@ import polars as pl
 import torch
 
 from seqgen.data.datamodule import SequenceDataModule
-from seqgen.data.prepare import first_of_repeats
+from seqgen.data.log import first_of_repeats
 from seqgen.data.ragged import Cases
 from seqgen.data.times import day, spell
 from seqgen.metrics import gini

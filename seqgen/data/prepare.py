@@ -18,6 +18,7 @@ from rich.table import Table as Grid
 from seqgen.data import cache
 from seqgen.data.cache import VERSION, Prepared
 from seqgen.data.ids import Ids, alike, cleaned, coded
+from seqgen.data.log import Log, counted, first_of_repeats, k_core
 from seqgen.data.sources import Source
 from seqgen.data.table import UNREADABLE
 from seqgen.data.times import Place, Times, read_times, spell
@@ -42,22 +43,6 @@ class Filters:
     repeats: Repeats = "keep"
     min_user_interactions: int = 5
     min_item_interactions: int = 5
-
-
-@dataclass(frozen=True)
-class _Log:
-    """Interactions as integers, one array a column: codes of users and items from 0, times."""
-
-    user: np.ndarray
-    item: np.ndarray
-    time: np.ndarray | None
-
-    def __getitem__(self, rows: np.ndarray) -> "_Log":
-        return _Log(self.user[rows], self.item[rows], None if self.time is None else self.time[rows])
-
-    def sizes(self, step: str) -> dict[str, Any]:
-        users, items = (int(np.count_nonzero(np.bincount(codes))) for codes in (self.user, self.item))
-        return {"step": step, "users": users, "items": items, "interactions": len(self.user)}
 
 
 def prepare(source: Source, *, cache_dir: str | Path, filters: Filters | None = None, mapped: bool = False) -> Prepared:
@@ -102,17 +87,17 @@ def prepare(source: Source, *, cache_dir: str | Path, filters: Filters | None = 
 
 def _build(source: Source, filters: Filters, fingerprint: str) -> Prepared:
     log, user_ids, item_ids, unit, steps = _read(source, filters.min_rating)
-    log = _ordered(log)
+    log.order()
     if filters.repeats != "keep":
-        log = log[first_of_repeats(log.user, log.item, everywhere=filters.repeats == "drop_repeats")]
+        log.take(first_of_repeats(log.user, log.item, everywhere=filters.repeats == "drop_repeats"))
         steps.append(log.sizes(f"repeats: {filters.repeats}"))
     minima = {"min_user": filters.min_user_interactions, "min_item": filters.min_item_interactions}
-    log = log[k_core(log.user, log.item, **minima)]
+    log.take(k_core(log.user, log.item, **minima))
     steps.append(log.sizes(f"k-core: {minima['min_user']} per user, {minima['min_item']} per item"))
     if not len(log.user):
         raise UserError(_nothing_left(source, filters, steps))
-    user, users = _renumbered(log.user, user_ids, "user", first=0)
-    item, items = _renumbered(log.item, item_ids, "item", first=1)
+    users, _ = _renumbered(log.user, user_ids, "user", first=0)
+    items, number = _renumbered(log.item, item_ids, "item", first=1)
     if len(items) == 1:
         raise UserError(
             f"{source.name}: one item only is left after filtering, so there is nothing to choose from; "
@@ -120,14 +105,15 @@ def _build(source: Source, filters: Filters, fingerprint: str) -> Prepared:
         )
     if source.items is not None:
         items = _described(items, source.items())
-    offsets = np.concatenate([[0], np.bincount(user, minlength=len(users)).cumsum()])
+    counts = counted(log.user)
+    offsets = np.concatenate([[0], counts[counts > 0].cumsum()])
     meta = {"name": source.name, "version": VERSION, "fingerprint": fingerprint, "settings": vars(filters)}
     meta |= {"time_unit": unit, "steps": steps, "files": [file.name for file in source.files]}
     meta |= {f"num_{name}": steps[-1][name] for name in ("users", "items", "interactions")}
-    return Prepared(values=item, offsets=offsets, times=log.time, users=users, items=items, meta=meta)
+    return Prepared(values=number[log.item], offsets=offsets, times=log.time, users=users, items=items, meta=meta)
 
 
-def _read(source: Source, min_rating: float | None) -> tuple[_Log, pl.Series, pl.Series, str | None, list[Any]]:
+def _read(source: Source, min_rating: float | None) -> tuple[Log, pl.Series, pl.Series, str | None, list[Any]]:
     """The log with users and items as codes into their sorted ids, the unit of its times, and the first steps."""
     frame, place = _without_blank_ends(_collected(source, rated=min_rating is not None), source)
     _check_complete(frame, source, place)
@@ -148,13 +134,14 @@ def _read(source: Source, min_rating: float | None) -> tuple[_Log, pl.Series, pl
     if source.missing_ids == "drop":  # null has code 0
         known = (users.codes >= users.ids.null_count()) & (items.codes >= items.ids.null_count())
         masks = {"missing ids: dropped": known, **masks}
-    log = _Log(users.codes, items.codes, None if times is None else times.moments)
+    log = Log(users.codes, items.codes, None if times is None else times.moments)
     steps = [log.sizes("raw")]
     if times is not None and times.order is not None:
-        log, masks = log[times.order], {step: kept[times.order] for step, kept in masks.items()}
+        log.take(times.order)
+        masks = {step: kept[times.order] for step, kept in masks.items()}
     left = None
     for step, kept in masks.items():
-        log = log[kept if left is None else kept[left]]
+        log.take(kept if left is None else kept[left])
         left = kept if left is None else kept & left
         steps.append(log.sizes(step))
     return log, users.ids, items.ids, None if times is None else times.unit, steps
@@ -277,49 +264,12 @@ def _check_complete(frame: pl.DataFrame, source: Source, place: Place) -> None:
             raise UserError(f"{place(int(frame[name].is_nan().arg_max() or 0))}: the rating is NaN; correct it.")
 
 
-def _ordered(log: _Log) -> _Log:
-    """Users ascending, each user's rows by time; rows of equal time keep the order of the file."""
-    timed = {} if log.time is None else {"time": log.time}
-    frame = pl.DataFrame({"user": log.user, **timed, "item": log.item})
-    done = bool(timed) and frame["time"].is_sorted()  # a stable sort by user keeps it
-    frame = frame.sort("user", *({} if done else timed), maintain_order=True)
-    return _Log(frame["user"].to_numpy(), frame["item"].to_numpy(), frame["time"].to_numpy() if timed else None)
-
-
-def first_of_repeats(user: np.ndarray, item: np.ndarray, *, everywhere: bool) -> np.ndarray:
-    """Which rows of an ordered log are no repeats: of any earlier item of the user, or of the one just before; (n,)."""
-    if everywhere:
-        pairs = user.astype(np.int64) * (int(item.max(initial=0)) + 1) + item
-        return pl.Series(pairs).is_first_distinct().to_numpy()
-    first = np.ones(len(user), dtype=bool)
-    first[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
-    return first
-
-
-def k_core(user: np.ndarray, item: np.ndarray, *, min_user: int, min_item: int) -> np.ndarray:
-    """Rows left, (m,) in order, when rare users and items are dropped until every one left has its minimum.
-
-    Args:
-        user: Codes from 0, (n,).
-        item: Codes from 0, (n,).
-        min_user: Least number of rows of a user.
-        min_item: Least number of rows of an item.
-    """
-    rows, before = np.arange(len(user)), -1
-    while len(rows) != before:
-        before = len(rows)
-        for codes, minimum in ((item, min_item), (user, min_user)):
-            of = codes[rows]
-            rows = rows[np.bincount(of)[of] >= minimum]
-    return rows
-
-
-def _renumbered(codes: np.ndarray, ids: pl.Series, name: str, *, first: int) -> tuple[np.ndarray, pl.DataFrame]:
-    """Contiguous numbers from `first` for the codes that are left, and the table of their original ids."""
-    left = np.bincount(codes, minlength=len(ids)) > 0
+def _renumbered(codes: np.ndarray, ids: pl.Series, name: str, *, first: int) -> tuple[pl.DataFrame, np.ndarray]:
+    """Contiguous numbers from `first` for the codes that are left: with their original ids, and by code (int32)."""
+    left = counted(codes, len(ids)) > 0
     number = (left.cumsum() - 1 + first).astype(np.int32)
     kept = ids.filter(pl.Series(left)).alias(f"{name}_id")
-    return number[codes], pl.DataFrame([kept, pl.Series(name, number[left])])
+    return pl.DataFrame([kept, pl.Series(name, number[left])]), number
 
 
 def _described(items: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:

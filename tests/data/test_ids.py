@@ -64,6 +64,20 @@ def test_numbers_beside_dropped_words_are_numbers() -> None:
     assert coded(pl.Series(["7", "NaN"]), None).ids.to_list() == ["7", "NaN"]  # a published set is taken as it is
 
 
+@pytest.mark.parametrize("dtype", [pl.Int8, pl.UInt64, pl.Int64, pl.Categorical])
+@pytest.mark.parametrize("far", [False, True])
+def test_codes_are_those_of_the_sorted_ids(monkeypatch: pytest.MonkeyPatch, dtype: Any, far: bool) -> None:
+    monkeypatch.setattr("seqgen.data.ids.AT_ONCE", 3)
+    low, high = (-128, 127) if dtype == pl.Int8 else (0, 2**64 - 1) if dtype == pl.UInt64 else (-(2**63), 2**63 - 1)
+    first = [low, low + 2] if dtype != pl.Categorical else ["b", "a"]
+    last = ([high] if far else [low + 1]) if dtype != pl.Categorical else ["c"]
+    pieces = [pl.Series([*first, None, *first * 3], dtype=dtype), pl.Series([*last, None], dtype=dtype)]
+    ids = coded(pl.concat(pieces, rechunk=False), None)
+    assert ids.ids.to_list() == sorted([None, *first, *last], key=lambda x: (x is not None, x or 0))
+    values = [*first, None, *first * 3, *last, None]
+    assert [ids.ids[code] for code in ids.codes.tolist()] == values
+
+
 @pytest.mark.parametrize("sign", [" ", "\u00a0", "\t", "\x00", "\u200b", "\u200d", "\u2060", "\ufeff"])
 def test_signs_that_nobody_sees_do_not_make_another_user(
     sign: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -2,7 +2,6 @@
 
 import resource
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from operator import itemgetter
@@ -13,26 +12,11 @@ import pytest
 from memory import interactions, memory_source
 from polars.testing import assert_frame_equal
 
-from seqgen.data.prepare import Filters, k_core, prepare
+from seqgen.data.prepare import Filters, prepare
 from seqgen.errors import UserError
 
 EVERYTHING = Filters(min_user_interactions=1, min_item_interactions=1)
 FOUR = [(1, 10), (1, 11), (2, 10), (2, 12)]
-
-
-def plain_k_core(rows, user_minimum, item_minimum):
-    while True:
-        users, items = Counter(row[0] for row in rows), Counter(row[1] for row in rows)
-        bad_users = {u for u, n in users.items() if n < user_minimum}
-        bad_items = {i for i, n in items.items() if n < item_minimum}
-        if not bad_users and not bad_items:
-            return rows
-        if bad_users:  # one at a time, users first: the k-core does not depend on the order
-            gone = min(bad_users)
-            rows = [row for row in rows if row[0] != gone]
-        else:
-            gone = min(bad_items)
-            rows = [row for row in rows if row[1] != gone]
 
 
 def written(cache):
@@ -44,27 +28,6 @@ def original(prepared):
     """Rows by original ids, in the prepared order."""
     users, items = prepared.users["user_id"].to_list(), prepared.items["item_id"].to_list()
     return [(users[u], items[i - 1]) for u, i in interactions(prepared).rows()]
-
-
-@pytest.mark.parametrize(("users", "items"), [(5, 5), (3, 6), (7, 1), (1, 7), (6, 4)])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_k_core(users, items, seed):
-    rng = np.random.default_rng(seed)
-    skewed = rng.random((300, 2)) ** 2 * (60, 50)  # a few busy users and items, many rare ones
-    rows = [(int(u), int(i)) for u, i in skewed]
-    expected = plain_k_core(rows, users, items)
-    assert 0 < len(expected) < 300  # else the case shows nothing
-    user, item = np.array(rows).T
-    left = k_core(user, item, min_user=users, min_item=items)
-    assert [rows[row] for row in left] == expected
-
-
-def test_k_core_takes_several_rounds():
-    # Each row that goes makes the next user or item too rare: all goes, one by one.
-    chain = [(u, i) for u in range(20) for i in (u, u + 1)]
-    user, item = np.array(chain).T
-    assert len(k_core(user, item, min_user=2, min_item=2)) == 0
-    assert len(k_core(user, item % 20, min_user=2, min_item=2)) == 40  # closed to a ring
 
 
 @pytest.mark.parametrize("timed", [True, False])
