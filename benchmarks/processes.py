@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,15 +12,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+EVERY = 0.02  # seconds between two looks at the memory of a process
 
-class ProcessFailed(Exception):
-    """A measuring process ended with an error, which the text ends with."""
+
+class ProcessFailed(SystemExit):
+    """A measuring process ended with an error, which the text ends with; it ends the benchmark that does not mind."""
 
 
 def run_process(
     command: list[str], spec: Mapping[str, Any], folder: Path, *, env: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What a measuring process tells in the last line of its output, its seconds, and the CPU-seconds of all others.
+    """What a measuring process tells in the last line of its output (`peers.meter.report`), and what it was seen to take.
 
     Args:
         command: Of the process.
@@ -27,17 +30,37 @@ def run_process(
         folder: In which it runs.
         env: Its variables; None is those of this process.
 
+    Returns:
+        With what it tells: its seconds (`process_s`), the CPU-seconds of all other processes (`others_cpu_s`), and the
+        largest memory seen, in MB of a million bytes: `anon_peak_mb` is its own, `file_peak_mb` pages of mapped files,
+        which the kernel may drop at any time, libraries among them. They need not have been that large at once.
+
     Raises:
         ProcessFailed: With the end of what it printed.
     """
     start, busy = time.perf_counter(), machine_busy_s()
-    text = json.dumps({**spec, "started": time.time()})
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, cwd=folder, env=env)
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, text=True, cwd=folder, env=env)
+    peaks: dict[str, float] = {}
+    watch = threading.Thread(target=_watch_memory, args=(process, peaks), daemon=True)
+    watch.start()
+    output, errors = process.communicate(json.dumps({**spec, "started": time.time()}))
     seconds, busy = time.perf_counter() - start, machine_busy_s() - busy
-    if done.returncode:
-        raise ProcessFailed(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}".rstrip())
-    told = json.loads(done.stdout.splitlines()[-1])
-    return told | {"process_s": seconds, "others_cpu_s": max(0.0, busy - told["process_cpu_s"])}
+    watch.join()
+    if process.returncode:
+        raise ProcessFailed(f"{' '.join(command)}\n{output[-2000:]}\n{errors[-6000:]}".rstrip())
+    told = json.loads(output.splitlines()[-1])
+    return told | peaks | {"process_s": seconds, "others_cpu_s": max(0.0, busy - told["process_cpu_s"])}
+
+
+def _watch_memory(process: subprocess.Popen[str], peaks: dict[str, float]) -> None:
+    status = Path(f"/proc/{process.pid}/status")  # Linux alone has it
+    while process.poll() is None and status.exists():
+        for line in status.read_text().splitlines():
+            for name, kind in (("anon_peak_mb", "RssAnon:"), ("file_peak_mb", "RssFile:")):
+                if line.startswith(kind):
+                    peaks[name] = max(peaks.get(name, 0.0), int(line.split()[1]) * 1024 / 1e6)
+        time.sleep(EVERY)
 
 
 def machine_busy_s() -> float:

@@ -128,9 +128,10 @@ def _read(source: Source, min_rating: float | None) -> tuple[Log, pl.Series, pl.
     _refuse_repeated_header(users, items, source, place)
     times = None
     if "timestamp" in frame.columns:
+        frame = frame.select("timestamp").rechunk()  # numpy would copy its pieces once more
         times = read_times(frame["timestamp"], source.time_unit, source.date_format, place)
-        frame = frame.drop("timestamp")
         _print_times(times, source)
+    del frame
     if source.missing_ids == "drop":  # null has code 0
         known = (users.codes >= users.ids.null_count()) & (items.codes >= items.ids.null_count())
         masks = {"missing ids: dropped": known, **masks}

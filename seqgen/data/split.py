@@ -67,7 +67,7 @@ def count_items(sequences: Sequences, train: Cases, num_items: int) -> Tensor:
     In pieces, so that a mapped file is never in memory as a whole.
     """
     counts = torch.zeros(num_items + 1, dtype=torch.long)
-    for values in sequences.values.split(AT_ONCE):
+    for values in sequences.values.split(max(AT_ONCE, num_items)):  # the work is that of the longer one
         counts += torch.bincount(values, minlength=len(counts))
     held_out = sequences.offsets[1:] - train.stop
     for users in torch.arange(len(held_out)).split(USERS_AT_ONCE):
@@ -113,11 +113,9 @@ def global_time_split(
             f"data.val_from={val_from} ({shown[0]}) must come before data.test_from={test_from} ({shown[1]})."
         )
     # Users' interactions are in order of time, so each period of a user is one piece: [stops[k - 1], stops[k]).
-    period = torch.from_numpy(np.searchsorted(bounds, prepared.times, side="right"))
-    owner = torch.repeat_interleave(sequences.lengths)
-    counts = torch.bincount(owner * 3 + period, minlength=3 * len(sequences.lengths)).view(-1, 3)
-    start = sequences.offsets[:-1]
-    stops = start[:, None] + counts.cumsum(1)  # (U, 3)
+    start, end = sequences.offsets[:-1], sequences.offsets[1:]
+    before = [np.add.reduceat(prepared.times < bound, start.numpy(), dtype=np.int64) for bound in bounds]
+    stops = torch.stack([*(start + torch.from_numpy(count) for count in before), end], dim=1)  # (U, 3)
     users = torch.arange(len(start))
     train = Cases(users=users, start=start, stop=stops[:, 0], seen_stop=stops[:, 0])
     parts = {name: _period_cases(start, stops[:, k - 1], stops[:, k], target) for k, name in ((1, "val"), (2, "test"))}
