@@ -2,6 +2,7 @@
 
     python benchmarks/big_log.py                                    # about half an hour on two cores, 6 GB of disk
     python benchmarks/big_log.py --rows 10000000 --users 200000 --items 100000 --steps 100
+    python benchmarks/big_log.py --log /a/folder --only prepare     # the log is kept there; only this is measured again
 
 Generates the log in a temporary folder (parquet), prepares it cold with `data.storage=mmap`, and trains the first
 --steps steps of an epoch of a small SASRec with `loss=bce`, each in a process of its own. Their memory is watched from
@@ -12,9 +13,9 @@ benchmarks/results/big_log.json.
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in SIZES.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--work", type=Path, help="folder for the log and the cache; the default is a temporary one")
+    parser.add_argument("--log", type=Path, help="folder of the log, which is kept; the default is a temporary one")
+    parser.add_argument("--only", nargs="+", choices=("prepare", "train"), default=("prepare", "train"))
     parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)  # this is a measuring process
     options = parser.parse_args()
@@ -80,21 +82,28 @@ def main() -> None:
         return
     sizes = {name: getattr(options, name) for name in SIZES}
     content: dict[str, Any] = {"machine": machine(), "asked": sizes, "overrides": MODEL, "limit_mb": LIMIT_MB}
-    threads = {name: str(options.threads) for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")}
+    if len(options.only) == 1:
+        content |= {name: told for name, told in json.loads(options.json.read_text()).items() if name in TASKS}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS"), str(options.threads))
     table = Table("", "s", "CPU-s", "anonymous, MB", "mapped files, MB", "peak, MB", "limit, MB")
-    with tempfile.TemporaryDirectory(prefix="seqgen-benchmark-", dir=options.work) as work:
+    with tempfile.TemporaryDirectory(prefix="seqgen-benchmark-") as work:
         spec = sizes | {name: f"{work}/{name}" for name in ("folder", "cache", "output")}
+        spec |= {"folder": str(options.log.resolve())} if options.log else {}
         for task in TASKS:
+            if (task == "generate" and Path(spec["folder"]).exists()) or (task == "train" and task not in options.only):
+                continue  # what is trained on is prepared in any case
             command = [sys.executable, str(Path(__file__).resolve()), "--task", task]
             told = run_process(command, spec, Path(work), threads)
-            content[task] = told
-            seconds, cpu = told.get("s", told["process_s"]), told.get("cpu_s", told["process_cpu_s"])
-            memory = [f"{told[name]:,.0f}" for name in ("anon_peak_mb", "file_peak_mb", "peak_mb")]
-            table.add_row(task, f"{seconds:,.1f}", f"{cpu:,.1f}", *memory, f"{LIMIT_MB:,}" if task == "train" else "")
             print(json.dumps({task: told}), flush=True)
+            if task == "generate" or task in options.only:
+                content[task] = told | {"date": datetime.now(UTC).isoformat(timespec="seconds")}
         content["raw_mb"] = sum(file.stat().st_size for file in Path(spec["folder"]).iterdir()) / 1e6
-        content["holds"] = content["train"]["peak_mb"] <= LIMIT_MB
-        shutil.rmtree(spec["folder"])
+    for task in (name for name in TASKS if name in content):
+        told = content[task]
+        seconds, cpu = told.get("s", told["process_s"]), told.get("cpu_s", told["process_cpu_s"])
+        memory = [f"{told[name]:,.0f}" for name in ("anon_peak_mb", "file_peak_mb", "peak_mb")]
+        table.add_row(task, f"{seconds:,.1f}", f"{cpu:,.1f}", *memory, f"{LIMIT_MB:,}" if task != "generate" else "")
+    content["holds"] = all(content[task]["peak_mb"] <= LIMIT_MB for task in ("prepare", "train"))
     options.json.write_text(json.dumps(content, indent=1) + "\n")
     Console(width=120).print(table)
     print(f"Written: {options.json}")

@@ -52,7 +52,12 @@ MEASURED = {
 
 
 def imported(spec: dict[str, Any]) -> dict[str, Any]:
-    """Import what all others import: the memory that no size changes."""
+    """Import what the others import: the memory that no size changes."""
+    import pytorch_lightning  # noqa: F401
+
+    import seqgen.data.custom
+    import seqgen.model.sasrec  # noqa: F401
+
     _composed(spec)
     return {}
 
@@ -129,8 +134,8 @@ def points(folder: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
         yield axis, size, spec
 
 
-def measured(folder: Path, repeats: int) -> tuple[list[dict[str, Any]], float]:
-    """All measurements, with each repetition, and the memory of the imports."""
+def measured(folder: Path, repeats: int) -> Iterator[tuple[list[dict[str, Any]], float]]:
+    """All measurements so far after each repetition, and the memory of the imports."""
     rows: dict[tuple[str, str, str, int], dict[str, Any]] = {}
     base = 0.0
     for _ in range(repeats):
@@ -144,10 +149,10 @@ def measured(folder: Path, repeats: int) -> tuple[list[dict[str, Any]], float]:
                 row = rows.setdefault((axis, task, loss, size), known | {"runs": []})
                 row["runs"].append(told)
                 print(f"{axis} {size:,} {task} {loss}: {told['cpu_s']:.2f} CPU-s", flush=True)
-    for row in rows.values():
-        for name in ("s", "cpu_s", "peak_mb", "anon_peak_mb", "others_cpu_s"):
-            row[name] = statistics.median(run[name] for run in row["runs"])
-    return list(rows.values()), base
+        for row in rows.values():
+            for name in ("s", "cpu_s", "peak_mb", "anon_peak_mb", "others_cpu_s"):
+                row[name] = statistics.median(run[name] for run in row["runs"])
+        yield list(rows.values()), base
 
 
 def exponent(sizes: list[int], costs: list[float]) -> float:
@@ -220,14 +225,16 @@ def main() -> None:
         report(TASKS[options.task](json.load(sys.stdin)))
         return
     settings = {"per_user": PER_USER, "items": ITEMS, "rows": ROWS, "batch_size": BATCH, "eval_batch_size": EVAL_BATCH}
-    content: dict[str, Any] = {"machine": machine(), "settings": settings, "repeats": options.repeats}
+    content: dict[str, Any] = {"machine": machine(), "settings": settings}
     with tempfile.TemporaryDirectory(prefix="seqgen-benchmark-") as folder:
-        rows, base = measured(Path(folder), options.repeats)
-    curves = fitted(rows, base)
-    content |= {"imports_mb": base, "curves": curves, "rows": rows}
-    options.json.write_text(json.dumps(content, indent=1) + "\n")
+        for rows, base in measured(Path(folder), options.repeats):
+            curves = fitted(rows, base)
+            repeats = len(rows[0]["runs"])
+            content |= {"repeats": repeats, "imports_mb": base, "curves": curves, "rows": rows}
+            # After each repetition, so that one that fails loses none.
+            options.json.write_text(json.dumps(content, indent=1) + "\n")
+            draw(curves, options.picture)
     print_table(curves)
-    draw(curves, options.picture)
     print(f"Written: {options.json}, {options.picture}")
 
 

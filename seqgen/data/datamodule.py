@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from seqgen.data.cache import Prepared
 from seqgen.data.catalog import Catalog
 from seqgen.data.prepare import Filters, Repeats, prepare
-from seqgen.data.ragged import Sequences, count_transitions, most_seen, ragged
+from seqgen.data.ragged import Sequences, most_seen, ragged, transitions_occur
 from seqgen.data.sequences import SequenceBatch, evaluation_batch, sliced, training_batch
 from seqgen.data.sources import Source
 from seqgen.data.split import (
@@ -207,9 +207,9 @@ class SequenceDataModule(L.LightningDataModule):
         `target_count` is the target's number of training interactions; `transition_seen` says whether the training part
         of any user has the target right after the item that comes before it here.
         """
-        values, cases = self.sequences.values, self.split.test
-        target, before, stride = values[cases.stop].long(), values[cases.stop - 1].long(), self.catalog.num_items + 1
-        head, tail, _ = count_transitions(self.train_sequences(), num_items=self.catalog.num_items)
+        values, cases, num_items = self.sequences.values, self.split.test, self.catalog.num_items
+        target, before = values[cases.stop].long(), values[cases.stop - 1].long()
+        seen = transitions_occur(self.sequences, self.split.train, before, target, num_items=num_items)
         item_ids, user_ids = pl.Series(self.catalog.item_ids), pl.Series(self.catalog.user_ids)
         return pl.DataFrame(
             {
@@ -217,7 +217,7 @@ class SequenceDataModule(L.LightningDataModule):
                 "target": item_ids.gather((target - 1).numpy()),
                 "history_len": (cases.stop - cases.start).numpy(),
                 "target_count": self.catalog.item_counts[target].numpy(),
-                "transition_seen": torch.isin(before * stride + target, head * stride + tail).numpy(),
+                "transition_seen": seen.numpy(),
             }
         )
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+CASES_AT_ONCE = 100_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sequences:
@@ -112,3 +114,19 @@ def count_transitions(
         keys.append((values[:-distance] * (num_items + 1) + values[distance:])[same_user])
     pairs, count = torch.cat(keys).unique(return_counts=True)
     return pairs // (num_items + 1), pairs % (num_items + 1), count
+
+
+def transitions_occur(sequences: Sequences, cases: Cases, head: Tensor, tail: Tensor, *, num_items: int) -> Tensor:
+    """Whether some history has `tail` right after `head`, (P,) bool, for pairs (P,).
+
+    In pieces, since all transitions of a log that is mapped may not fit in memory.
+    """
+    asked, index = (head.long() * (num_items + 1) + tail).unique(return_inverse=True)
+    occurs = torch.zeros(len(asked), dtype=torch.bool)
+    for rows in torch.arange(len(cases)).split(CASES_AT_ONCE):
+        start, stop = cases.start[rows], cases.stop[rows]
+        _, place = ragged(start, (stop - start - 1).clamp(min=0))
+        pairs = sequences.values[place].long() * (num_items + 1) + sequences.values[place + 1]
+        found = torch.searchsorted(asked, pairs).clamp(max=len(asked) - 1)
+        occurs[found[asked[found] == pairs]] = True
+    return occurs[index]

@@ -3,13 +3,13 @@
 import random
 from collections import Counter
 from dataclasses import fields, is_dataclass, replace
-from itertools import chain
+from itertools import chain, pairwise
 
 import pytest
 import torch
 
 from seqgen import noise
-from seqgen.data.ragged import Cases, Sequences, count_transitions, ragged
+from seqgen.data.ragged import Cases, Sequences, count_transitions, ragged, transitions_occur
 from seqgen.data.sequences import evaluation_batch, one_target, sliced, training_batch
 from seqgen.data.split import leave_one_out
 
@@ -177,6 +177,23 @@ def test_count_transitions(seed, time_span, last):
 def test_count_transitions_of_fewer_items_than_the_span():
     head, tail, count = count_transitions(flat([[3, 1]]), num_items=3, time_span=5)
     assert (head.tolist(), tail.tolist(), count.tolist()) == ([3], [1], [1])
+
+
+@pytest.mark.parametrize("held_out", [0, 1, 2])
+def test_transitions_that_occur(monkeypatch, held_out):
+    monkeypatch.setattr("seqgen.data.ragged.CASES_AT_ONCE", 3)
+    rng = random.Random(held_out)
+    histories = [[rng.randint(1, 6) for _ in range(rng.choice([1, 2, 3, 5]))] for _ in range(10)]
+    pairs = {pair for history in histories for pair in pairwise(history[: len(history) - held_out])}
+    asked = [(i, j) for i in range(1, 7) for j in range(1, 7)] * 2
+    assert 0 < len(pairs) < 36
+    head, tail = torch.tensor(asked, dtype=torch.int32).T
+    sequences = flat(histories)
+    cases = leave_one_out(sequences, held_out)
+    found = transitions_occur(sequences, cases, head, tail, num_items=6)
+    assert [pair for pair, occurs in zip(asked, found.tolist(), strict=True) if occurs] == [
+        pair for pair in asked if pair in pairs
+    ]
 
 
 def all_training(histories, *, max_len):
