@@ -13,6 +13,7 @@ benchmarks/results/big_log.json.
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -93,7 +94,7 @@ def main() -> None:
             if (task == "generate" and Path(spec["folder"]).exists()) or (task == "train" and task not in options.only):
                 continue  # what is trained on is prepared in any case
             command = [sys.executable, str(Path(__file__).resolve()), "--task", task]
-            told = run_process(command, spec, Path(work), threads)
+            told = run_process(command, spec, Path(work), env=os.environ | threads)
             print(json.dumps({task: told}), flush=True)
             if task == "generate" or task in options.only:
                 content[task] = told | {"date": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -22,7 +22,7 @@ class ProcessFailed(SystemExit):
 def run_process(
     command: list[str], spec: Mapping[str, Any], folder: Path, *, env: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What a measuring process tells in the last line of its output (`peers.meter.report`), and what it was seen to take.
+    """What a measuring process tells in its last line (`peers.meter.report`), and what it was seen to take.
 
     Args:
         command: Of the process.

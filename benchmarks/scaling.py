@@ -16,6 +16,7 @@ benchmarks/results/scaling.json and draws docs/scaling.png.
 import argparse
 import json
 import math
+import os
 import statistics
 import sys
 import tempfile
@@ -117,7 +118,7 @@ TASKS = {"generate": write_log, "import": imported, "prepare": prepare, "train":
 
 def run_task(task: str, spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     command = [sys.executable, str(HERE / "scaling.py"), "--task", task]
-    return run_process(command, spec | {"task": task}, folder, ONE_THREAD)
+    return run_process(command, spec | {"task": task}, folder, env=os.environ | ONE_THREAD)
 
 
 def points(folder: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
