@@ -1,6 +1,6 @@
 """A log larger than memory should hold: 100 million interactions prepared, and trained on from mapped files.
 
-    python benchmarks/big_log.py                                    # about half an hour on two cores, 6 GB of disk
+    python benchmarks/big_log.py                                    # about ten minutes of one core, 3 GB of disk
     python benchmarks/big_log.py --rows 10000000 --users 200000 --items 100000 --steps 100
     python benchmarks/big_log.py --log /a/folder --only prepare     # the log is kept there; only this is measured again
 
