@@ -1,5 +1,8 @@
 """What parts of a run take beside torch's plain way: dropout, Adam on a table of items, contrast, scores and ranks.
 
+Both ways in one process; last come scores and ranks of a batch with large blocks kept (`seqgen.allocator`), beside the
+allocator's own way, which is measured before.
+
     python benchmarks/step_parts.py
 
 One thread, CPU-seconds, median of several, both ways in turn in one process. Prints a table and writes
@@ -18,8 +21,9 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
+from seqgen.allocator import keep_large_blocks
 from seqgen.dropout import drop
-from seqgen.metrics import target_ranks
+from seqgen.metrics import target_ranks, top_items
 from seqgen.numerics import fast_products, info_nce
 
 RESULTS = Path(__file__).parent / "results" / "step_parts.json"
@@ -57,6 +61,12 @@ def scored(state: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
 
 def plain_ranks(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (~(scores < scores.gather(1, targets[:, None]))).sum(dim=1)
+
+
+def evaluated(state: torch.Tensor, vectors: torch.Tensor, targets: torch.Tensor) -> None:
+    scores = scored(state, vectors)
+    target_ranks(scores, targets)
+    top_items(scores, 20)
 
 
 def medians(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
@@ -101,6 +111,21 @@ def main() -> None:
         rows.append(("scores", shape, medians(ways)))
         ways = {"seqgen": partial(target_ranks, scores, targets), "torch": partial(plain_ranks, scores, targets)}
         rows.append(("ranks", shape, medians(ways)))
+    before: list[dict[str, float]] = []
+    for keep in (False, True):  # for good, so that the other way comes first
+        if keep and not keep_large_blocks():
+            print("large blocks cannot be kept here")
+            break
+        for number, shape in enumerate(SCORED):
+            state, vectors, targets = (
+                torch.randn(shape[0], 64),
+                torch.randn(shape[1], 64),
+                torch.randint(shape[1], shape[:1]),
+            )
+            found = medians({"own": partial(evaluated, state, vectors, targets)})
+            if keep:
+                rows.append(("blocks kept", shape, {"seqgen": found["own"], "torch": before[number]["own"]}))
+            before.append(found)
     table = Table("part", "shape", "seqgen, ms", "torch, ms", "ratio")
     for part, shape, found in rows:
         ratio = found["seqgen"] / found["torch"]

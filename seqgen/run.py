@@ -16,6 +16,7 @@ import hydra
 from omegaconf import DictConfig
 
 from seqgen import cli, config, explain, launched
+from seqgen.allocator import keep_large_blocks
 from seqgen.check import check, check_folder, check_shape, drop_unused
 from seqgen.errors import UserError
 
@@ -128,6 +129,7 @@ def _result(record: "RunRecord", *, monitor: str, checkpoint: Path | None) -> Ru
 
 @hydra.main(config_path=config.CONFIG_DIR, config_name="config", version_base="1.3")
 def _hydra_main(cfg: DictConfig) -> float | None:
+    keep_large_blocks()  # here, not in `run`: the process of someone who calls that is his own
     result = cli.kept(run, cfg)
     return None if result is None else result.objective
 

@@ -1,6 +1,7 @@
 """The stages of a run that Lightning carries out: the trainer, the fit, the test."""
 
 import contextlib
+import inspect
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from pytorch_lightning.strategies.launchers import (
     _SubprocessScriptLauncher,
     subprocess_script,
 )
+from torch.nn.parallel import DistributedDataParallel
 
 from seqgen import config, resume, summary
 from seqgen.callbacks import LAST, PREVIOUS, AtomicCheckpointIO, Recorder, StepSeed
@@ -81,7 +83,10 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
         )
     if isinstance(trainer.strategy, DDPStrategy):
         # Buffers are constants here, and MQSA-TED's teacher is a large one: by default each step would send them.
-        trainer.strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
+        given = trainer.strategy._ddp_kwargs
+        known = inspect.signature(DistributedDataParallel.__init__).parameters  # torch before 2.13 has the one name
+        if not {"broadcast_buffers", "forward_sync_buffers"} & given.keys():
+            given["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False
     subprocess_script._launch_process_observer = watch_children  # type: ignore[assignment]  # Lightning has no hook
     record.update(device=summary.device_name(trainer))
     found = {name: record.content[name] for name in ("run_id", "choices", "parameters")}

@@ -24,4 +24,5 @@ def test_processes_send_no_buffers_unless_they_are_asked_to(strategy: Any, sent:
     model = config.build_model(cfg, catalog=config.build(cfg, "data").catalog)
     record = RunRecord(tmp_path, config=config.plain(cfg), choices=config.choices(), overrides=[], write=False)
     trainer: Any = make_trainer(cfg, model, record)
-    assert trainer.strategy._ddp_kwargs["broadcast_buffers"] is sent
+    given = trainer.strategy._ddp_kwargs
+    assert [given[name] for name in ("broadcast_buffers", "forward_sync_buffers") if name in given] == [sent]
