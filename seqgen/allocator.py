@@ -10,8 +10,8 @@ KEPT = 2**31 - 1  # bytes at the end of the heap beyond which they go back
 def keep_large_blocks() -> bool:
     """Have glibc make no mappings of their own for blocks above 32 MB, and keep what is freed.
 
-    Otherwise each one comes as new pages, which cost as much to touch as the work that is done in them: the ranking of a
-    batch among 50,000 items takes .56 of the time with it (`benchmarks/step_parts.py`).
+    Otherwise each one comes as new pages, which cost as much to touch as the work that is done in them: the ranking of
+    a batch among 50,000 items takes .56 of the time with it (`benchmarks/step_parts.py`).
 
     Returns:
         Whether that could be done: elsewhere than on Linux with glibc nothing changes.
