@@ -1,17 +1,20 @@
 """What the processes of a run make together in a training step, with gradients.
 
-    K sets, n rows of this process, N rows of all processes, D width
+    P processes, K sets, n rows of this process, N rows of all processes, D width
 
 A process's objective is P times its share of the whole batch's, and DDP takes the mean of the gradients: so a gradient
-that reaches rows of another process is summed over the processes, and that is all.
+that reaches rows of another process is summed over the processes, and that is all. Of a table whose rows are divided
+among the processes, a `DTensor`, DDP averages nothing: there the sum is divided by P here (`seqgen.sharding`).
 """
 
 from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
 
 
 def gathered(rows: Tensor) -> tuple[Tensor, slice]:
@@ -32,13 +35,47 @@ def gathered(rows: Tensor) -> tuple[Tensor, slice]:
 def counts(own: int) -> list[int]:
     """A number of each process, in their order. The hosts exchange it, so that no device is waited for."""
     everyone = [torch.empty(1, dtype=torch.long) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(everyone, torch.tensor([own]), group=_hosts(distributed.group.WORLD))
+    distributed.all_gather(everyone, torch.tensor([own]), group=hosts())
     return [int(number) for number in everyone]
+
+
+def of_each(values: Tensor) -> Tensor:
+    """Values of all processes, of equal shapes (...), in their order, (P, ...); without gradients."""
+    parts = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, values)
+    return torch.stack(parts)
+
+
+def swapped(rows: Tensor, given: list[int], taken: list[int]) -> Tensor:
+    """Each process gives some rows to each other, and gets theirs; without gradients.
+
+    Args:
+        rows: What is given, (sum of `given`, ...), in the order of the processes.
+        given: How many rows each process is given, (P,).
+        taken: How many each process gives to this one, (P,).
+
+    Returns:
+        (sum of `taken`, ...), in the order of the processes.
+    """
+    received = rows.new_empty(sum(taken), *rows.shape[1:])
+    distributed.all_to_all_single(received, rows.contiguous(), taken, given)
+    return received
+
+
+def swapped_counts(given: list[int]) -> list[int]:
+    """What `swapped` needs as `taken`. The hosts exchange it, as `counts`."""
+    taken = torch.empty(len(given), dtype=torch.long)
+    distributed.all_to_all_single(taken, torch.tensor(given), group=hosts())
+    return [int(number) for number in taken]
+
+
+def hosts() -> distributed.ProcessGroup:
+    """The same processes by a backend that takes tensors of the host, made with the first use in a run."""
+    return _hosts(distributed.group.WORLD)
 
 
 @lru_cache(maxsize=1)
 def _hosts(world: distributed.ProcessGroup) -> distributed.ProcessGroup:
-    """The same processes by a backend that takes tensors of the host, made with the first use in a run."""
     return world if distributed.get_backend(world) == "gloo" else distributed.new_group(backend="gloo")
 
 
@@ -46,6 +83,51 @@ def summed(values: Tensor) -> Tensor:
     """The sum over all processes, of equal shapes."""
     total: Tensor = _Sum.apply(values)
     return total
+
+
+def part(rows: int, processes: int, rank: int) -> slice:
+    """Which rows of a table that is divided among processes one of them keeps: as many as each, as of `Shard(0)`."""
+    each = -(-rows // processes)
+    return slice(min(rank * each, rows), min((rank + 1) * each, rows))
+
+
+def exchanged(table: DTensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of some ids, which other processes may keep; all processes ask at once, each for its own ids.
+
+    Args:
+        table: (R, D).
+        ids: With repetitions, of any shape; on the host, or a device is waited for.
+
+    Returns:
+        The distinct ids in order (n,), and their rows (n, D), both where the table is. The gradient of the rows goes to
+        the processes that keep them.
+    """
+    processes = table.device_mesh.size()
+    each = -(-len(table) // processes)
+    distinct = ids.unique()
+    asked = (distinct // each).bincount(minlength=processes).tolist()  # of each process, which are in order
+    answered = swapped_counts(asked)
+    there = distinct.to(table.device)
+    wanted = swapped(there, asked, answered) - each * distributed.get_rank()
+    rows: Tensor = _Rows.apply(table.to_local(), wanted, answered, asked)
+    return there, rows
+
+
+def kept_rows(table: DTensor) -> tuple[Tensor, int]:
+    """The rows that this process keeps, and the number of their first."""
+    own = part(len(table), table.device_mesh.size(), distributed.get_rank())
+    return table.to_local(), own.start
+
+
+def looked_up(table: DTensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """A small table with the rows of some ids, and the places of the ids in it: `rows[place]` is `table[ids]`.
+
+    Args:
+        table: (R, D).
+        ids: Of any shape.
+    """
+    distinct, rows = exchanged(table, ids)
+    return rows, torch.searchsorted(distinct, ids.to(distinct.device))
 
 
 class _Gather(torch.autograd.Function):
@@ -77,3 +159,19 @@ class _Sum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return _Sum.forward(ctx, grad)
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, wanted: Tensor, answered: list[int], asked: list[int]) -> Tensor:
+        ctx.save_for_backward(wanted)
+        ctx.answered, ctx.asked, ctx.rows = answered, asked, len(local)
+        return swapped(F.embedding(wanted, local), answered, asked)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (wanted,) = ctx.saved_tensors
+        grads = swapped(grad, ctx.asked, ctx.answered) / len(ctx.asked)
+        # As the gradient of F.embedding, which does not depend on the number of threads.
+        return torch.ops.aten.embedding_dense_backward(grads, wanted, ctx.rows, -1, False), None, None, None

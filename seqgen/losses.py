@@ -41,7 +41,7 @@ def cross_entropy(hidden: Tensor, table: Tensor, targets: Tensor, batch: Sequenc
     hidden, table = full_precision(hidden), full_precision(table)
     weights = hidden.new_full((len(hidden),), 1.0 / batch.normalizer)
     of_targets = (hidden * rows_of(table, targets)).sum()
-    return weighted_logsumexp(hidden, table[1:], weights) - of_targets / batch.normalizer
+    return weighted_logsumexp(hidden, table, weights, first=1) - of_targets / batch.normalizer
 
 
 def binary_cross_entropy(

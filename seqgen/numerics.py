@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
 
 from seqgen import collectives
 
@@ -61,8 +62,11 @@ def full_precision(x: Tensor) -> Tensor:
 def rows_of(table: Tensor, ids: Tensor) -> Tensor:
     """`table[ids]`, (..., D), whose gradient does not depend on the number of threads.
 
-    That of `table[ids]` is added up by several threads at once, in an order that differs from run to run.
+    That of `table[ids]` is added up by several threads at once, in an order that differs from run to run. The rows of a
+    `DTensor` come from the processes that keep them (`seqgen.sharding`).
     """
+    if isinstance(table, DTensor):
+        table, ids = collectives.looked_up(table, ids)
     return F.embedding(ids, table)
 
 
@@ -71,8 +75,8 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance)
 
 
-def weighted_logsumexp(hidden: Tensor, table: Tensor, weights: Tensor) -> Tensor:
-    """Sum over n of weights[n] * logsumexp over i of hidden[n] . table[i].
+def weighted_logsumexp(hidden: Tensor, table: Tensor, weights: Tensor, *, first: int = 0) -> Tensor:
+    """Sum over n of weights[n] * logsumexp over i >= first of hidden[n] . table[i].
 
     Cross-entropy against any target distribution p is this minus sum_i p_i hidden . table[i], which is cheap where p
     is sparse or constant over most items. Never holds more than a chunk of the (N, I) logits: the gradients are made
@@ -82,30 +86,50 @@ def weighted_logsumexp(hidden: Tensor, table: Tensor, weights: Tensor) -> Tensor
 
     Args:
         hidden: (N, D).
-        table: (I, D).
+        table: (I, D); of a `DTensor` each process scores the rows of all processes against those that it keeps
+            (`seqgen.sharding`).
         weights: (N,), constants.
+        first: The first row of the table that counts.
     """
-    total: Tensor = _WeightedLogSumExp.apply(hidden, table, weights)
-    return total
+    if not isinstance(table, DTensor):
+        total: Tensor = _WeightedLogSumExp.apply(hidden, table[first:] if first else table, weights, None, 0)
+        return total
+    everyone, own = collectives.gathered(hidden[None])
+    weights = collectives.gathered(weights[None, :, None])[0].flatten()
+    kept, start = collectives.kept_rows(table)
+    most = -(-len(table) // table.device_mesh.size())
+    own_part: Tensor = _WeightedLogSumExp.apply(everyone[0], kept[max(first - start, 0) :], weights, own, most)
+    return own_part
 
 
 class _WeightedLogSumExp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, table: Tensor, weights: Tensor) -> Tensor:
-        rows = max(LEAST_ROWS, _budget(hidden.device) // len(table))
+    def forward(ctx: Any, hidden: Tensor, table: Tensor, weights: Tensor, own: slice | None, most: int) -> Tensor:
+        """Where `own` are this process's rows of all, `table` is its part of one, of at most `most` rows.
+
+        What comes back in the backward pass is then the same number in all processes, as of their objectives.
+        """
+        rows = max(LEAST_ROWS, _budget(hidden.device) // (most or len(table)))
+        processes = 1 if own is None else distributed.get_world_size()
         log_sum = torch.empty_like(weights)
         grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table)
         weighted = hidden * weights[:, None]
         buffer = hidden.new_empty(min(rows, len(hidden)), len(table))
 
         def add(chunk: slice) -> None:
-            own = hidden[chunk]
-            logits = torch.mm(own, table.T, out=buffer[: len(own)])
+            states = hidden[chunk]
+            logits = torch.mm(states, table.T, out=buffer[: len(states)])
             largest = logits.amax(dim=1)
             probability = torch.softmax(logits, dim=1, out=logits)
             # The largest logit's own probability is at least 1 / I, so its logarithm is safe.
             log_sum[chunk] = largest - probability.amax(dim=1).log()
             torch.mm(probability, table, out=grad_hidden[chunk])
+            if own is not None:
+                whole = collectives.of_each(log_sum[chunk]).logsumexp(dim=0)
+                share = (log_sum[chunk] - whole).exp()[:, None]  # of the probability
+                log_sum[chunk] = whole
+                grad_hidden[chunk] *= share
+                weighted[chunk] *= share / processes
             grad_table.addmm_(probability.T, weighted[chunk])
 
         with torch.autocast(hidden.device.type, enabled=False):
@@ -115,13 +139,13 @@ class _WeightedLogSumExp(torch.autograd.Function):
                     add(chunk)
             add(last)
         ctx.save_for_backward(grad_hidden * weights[:, None], grad_table)
-        return (weights * log_sum).sum()
+        return (weights * log_sum)[own or slice(None)].sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_table = ctx.saved_tensors
-        return grad * grad_hidden, grad * grad_table, None
+        return grad * grad_hidden, grad * grad_table, None, None, None
 
 
 def sampled_cross_entropy(
@@ -198,9 +222,11 @@ def picked_products(hidden: Tensor, table: Tensor, ids: Tensor) -> Tensor:
 
     Args:
         hidden: (N, D).
-        table: (I, D).
+        table: (I, D), or as of `rows_of`.
         ids: Rows of the table, (N, K).
     """
+    if isinstance(table, DTensor):
+        table, ids = collectives.looked_up(table, ids)
     products: Tensor = _PickedProducts.apply(hidden, table, ids)
     return products
 

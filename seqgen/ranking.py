@@ -8,10 +8,12 @@ whole rows of a million scores, in a few MB instead of more than a hundred (`ben
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.distributed.tensor import DTensor
 
+from seqgen import collectives
 from seqgen.metrics import best_columns
-from seqgen.numerics import CHUNK_CPU, CHUNK_GPU, fast_products, full_precision
+from seqgen.numerics import CHUNK_CPU, CHUNK_GPU, fast_products, full_precision, rows_of
 
 USERS = 512  # of a block, at most
 
@@ -26,7 +28,8 @@ def rank_in_blocks(
 
     Args:
         state: (B, D).
-        vectors: (I + 1, D); row 0 is padding.
+        vectors: (I + 1, D); row 0 is padding. Of a `DTensor` each process scores the states of all processes against
+            the rows that it keeps (`seqgen.sharding`); all take part, each with its own users.
         targets: (B,).
         seen: Rows and items of the pairs that are left out, (S,) each.
         k: Length of the lists.
@@ -34,38 +37,82 @@ def rank_in_blocks(
     Returns:
         Ranks (B,) and lists (B, k), int64.
     """
+    with torch.no_grad(), torch.autocast(state.device.type, enabled=False), fast_products():
+        if isinstance(vectors, DTensor):
+            return _of_all_processes(full_precision(state), vectors, targets, seen, k)
+        ranks, values, items = _of_users(full_precision(state), vectors[targets], vectors, targets, seen, k, first=0)
+    return ranks, items.masked_fill(values == float("-inf"), 0)
+
+
+def _of_all_processes(
+    state: Tensor, vectors: DTensor, targets: Tensor, seen: tuple[Tensor, Tensor], k: int
+) -> tuple[Tensor, Tensor]:
+    wanted = full_precision(rows_of(vectors, targets))
+    both, own = collectives.gathered(torch.stack([state, wanted]))
+    everyone = collectives.gathered(targets[None, :, None])[0].flatten()
+    pairs, _ = collectives.gathered(torch.stack([seen[0] + own.start, seen[1]])[:, :, None])
+    kept, first = collectives.kept_rows(vectors)
+    seen = pairs[0, :, 0], pairs[1, :, 0]
+    ranks, values, items = _of_users(both[0], both[1], kept, everyone, seen, k, first=first)
+    distributed.all_reduce(ranks)
+    # Lists stand in the order of the processes, and so of the items: of equal scores the lowest id comes first.
+    values, items = (torch.cat([*collectives.of_each(part)], dim=1)[own] for part in (values, items))
+    values, order = values.sort(dim=1, descending=True, stable=True)
+    top = items.gather(1, order).masked_fill(values == float("-inf"), 0)
+    return ranks[own], top[:, :k]
+
+
+def _of_users(
+    state: Tensor,
+    wanted: Tensor,
+    vectors: Tensor,
+    targets: Tensor,
+    seen: tuple[Tensor, Tensor],
+    k: int,
+    *,
+    first: int,
+) -> tuple[Tensor, ...]:
+    """Among items of which the first has a number, and with the targets' vectors given, (B, D).
+
+    Returns:
+        How many scores are not below the target's (B,); the largest scores and their items, (B, k) each.
+    """
     by_item = seen[1].argsort(stable=True)
     seen_rows, seen_items = (part[by_item] for part in seen)
     parts = []
-    with torch.no_grad(), torch.autocast(state.device.type, enabled=False), fast_products():
-        for start in range(0, len(state), USERS):
-            mine = (seen_rows >= start) & (seen_rows < start + USERS)
-            pairs = seen_rows[mine] - start, seen_items[mine]
-            own = slice(start, start + USERS)
-            parts.append(_rank(full_precision(state[own]), vectors, targets[own], pairs, k))
-    ranks, top = (torch.cat(part) for part in zip(*parts, strict=True))
-    return ranks, top
+    for start in range(0, len(state), USERS):
+        mine = (seen_rows >= start) & (seen_rows < start + USERS)
+        pairs = seen_rows[mine] - start, seen_items[mine]
+        own = slice(start, start + USERS)
+        parts.append(_rank(state[own], wanted[own], vectors, targets[own], pairs, k, first))
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
 def _rank(
-    state: Tensor, vectors: Tensor, targets: Tensor, seen: tuple[Tensor, Tensor], k: int
-) -> tuple[Tensor, Tensor]:
+    state: Tensor,
+    wanted: Tensor,
+    vectors: Tensor,
+    targets: Tensor,
+    seen: tuple[Tensor, Tensor],
+    k: int,
+    first_item: int,
+) -> tuple[Tensor, ...]:
     rows, (count, device) = len(state), (len(vectors), state.device)
     width = max((CHUNK_CPU if device.type == "cpu" else CHUNK_GPU) // rows, rows, k + 1)
     scores = state.new_empty(rows, width)
-    own = _products(state, vectors[targets], scores).diagonal().clone()
+    own = _products(state, wanted, scores).diagonal().clone()
     seen_rows, seen_items = seen
     own[seen_rows[seen_items == targets[seen_rows]]] = float("-inf")
     below = torch.zeros_like(targets)
     values, items = torch.full_like(scores[:, :k], float("-inf")), torch.zeros_like(targets[:, None]).repeat(1, k)
     starts = range(0, count, width)
-    cuts = torch.searchsorted(seen_items, torch.tensor([*starts, count], device=device)).tolist()
+    cuts = torch.searchsorted(seen_items, torch.tensor([*starts, count], device=device) + first_item).tolist()
     for block, first in enumerate(starts):
         _products(state, vectors[first : first + width], scores)
         there = slice(cuts[block], cuts[block + 1])
-        scores[seen_rows[there], seen_items[there] - first] = float("-inf")
+        scores[seen_rows[there], seen_items[there] - (first_item + first)] = float("-inf")
         scores[:, count - first :] = float("-inf")
-        if first == 0:
+        if first_item + first == 0:
             scores[:, 0] = float("-inf")
         beyond = max(first + width - count, 0)
         below += torch.count_nonzero(scores < own[:, None], dim=1) - beyond * (own > float("-inf"))
@@ -77,8 +124,8 @@ def _rank(
         # Items of earlier blocks stand first, and so before equal ones.
         found, order = torch.cat([values[better], found], dim=1).sort(dim=1, descending=True, stable=True)
         values[better] = found[:, :k]
-        items[better] = torch.cat([items[better], place + first], dim=1).gather(1, order[:, :k])
-    return count - below, items.masked_fill(values == float("-inf"), 0)
+        items[better] = torch.cat([items[better], place + (first_item + first)], dim=1).gather(1, order[:, :k])
+    return count - below, values, items
 
 
 def _products(state: Tensor, vectors: Tensor, out: Tensor) -> Tensor:
