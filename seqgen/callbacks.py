@@ -82,10 +82,10 @@ class BestCheckpoint(ModelCheckpoint):
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         if filepath == self.best_model_path:
             weights = trainer.strategy.lightning_module_state_dict()
-            kept = {name: value.detach().cpu().clone() for name, value in weights.items()}
+            kept = weights if trainer.is_global_zero else {}
             self.best_weights = {
                 "epoch": trainer.current_epoch,
-                "state_dict": kept if trainer.is_global_zero else {},
+                "state_dict": {name: value.detach().cpu().clone() for name, value in kept.items()},
             }
         super()._save_checkpoint(trainer, filepath)
 

@@ -127,6 +127,8 @@ def restore(
     """
     without = cfg.copy()
     without.model.update({name: None for name in ("optimizer", "scheduler") if name in cfg.model})  # nothing is trained
+    if "shard_items" in cfg.model:
+        without.model.shard_items = False  # the one process here keeps all
     model: SequentialRecommender = config.build(without, "model", catalog=catalog, trust=trust)
     model.config = config.plain(cfg)
     state = checkpoint["state_dict"]

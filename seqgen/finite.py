@@ -106,8 +106,10 @@ class StopAtNonFinite(L.Callback):
         """
         self._look(trainer)
         weights = dict(pl_module.named_parameters())
-        finite = torch.stack([weight.isfinite().all() for weight in weights.values()]).tolist()  # one wait for a GPU
-        if broken := [name for name, fine in zip(weights, finite, strict=True) if not fine]:
+        finite = torch.stack([weight.isfinite().all() for weight in weights.values()]).int()
+        if trainer.world_size > 1:  # a weight may be divided among the processes, which stop together
+            torch.distributed.all_reduce(finite, op=torch.distributed.ReduceOp.MIN)
+        if broken := [name for name, fine in zip(weights, finite.tolist(), strict=True) if not fine]:  # one wait
             raise UserError(f"The weights {broken[0]} are not finite after epoch {trainer.current_epoch}; {ADVICE}")
 
     def _look(self, trainer: L.Trainer) -> None:

@@ -36,6 +36,7 @@ from seqgen.attention import (
 )
 from seqgen.dropout import Dropout
 from seqgen.errors import SettingError, argument, check_positive, check_probability, check_sizes
+from seqgen.sharding import ShardedEmbedding
 
 Norm = Literal["query", "post", "pre"]
 Activation = Literal["relu", "gelu", "silu"]
@@ -84,7 +85,7 @@ class SequenceEmbedding(nn.Module):
 
     Positions count from the newest item (0), so padding never changes them. Items are multiplied by `scale`, positions
     are not: sqrt(D) unless given (SASRec's and MQSA-TED's code). Row 0 of the item table is padding: zero, and never
-    trained.
+    trained. With `shard_items` the rows of the table are divided among the processes (`seqgen.sharding`).
     """
 
     def __init__(
@@ -96,12 +97,20 @@ class SequenceEmbedding(nn.Module):
         dropout: float,
         init_std: float = 0.01,
         scale: float | None = None,
+        shard_items: bool = False,
     ) -> None:
         super().__init__()
         check_probability(dropout=dropout)
-        self.item = nn.Embedding(num_items + 1, hidden_dim, padding_idx=0)
+        self.item: nn.Embedding | ShardedEmbedding
+        if shard_items:
+            self.item = ShardedEmbedding(num_items + 1, hidden_dim)
+        else:
+            self.item = nn.Embedding(num_items + 1, hidden_dim, padding_idx=0)
         self.position = nn.Embedding(max_len, hidden_dim)
-        nn.init.normal_(self.item.weight[1:], std=init_std)
+        if isinstance(self.item, ShardedEmbedding):
+            self.item.draw_later(init_std)
+        else:
+            nn.init.normal_(self.item.weight[1:], std=init_std)
         nn.init.normal_(self.position.weight, std=init_std)
         self.dropout = Dropout(dropout)
         self.scale = hidden_dim**0.5 if scale is None else scale

@@ -37,7 +37,7 @@ NOT_IDENTITY = (
     *("paths", "logger", "print_config", "tags", "task", "ckpt_path"),
     *("train", "test", "compile", "trust", "sweep", "show"),
 )
-NOT_IDENTITY_BELOW = {"trainer": "enable_.*|default_root_dir", "optimizer": "fused"}
+NOT_IDENTITY_BELOW = {"trainer": "enable_.*|default_root_dir", "optimizer": "fused", "model": "shard_items"}
 
 
 class RunRecord:

@@ -24,7 +24,7 @@ SHARED = ("seed", "monitor", "data", "diffusion", "attention", "loss", "optimize
 # Keys below them that change cost or place, not the training.
 FREE = re.compile(
     r"data\.(cache_dir|source\.data_dir|source\.url|eval_batch_size|num_workers|storage)"
-    r"|callbacks\.(\w+\.dirpath|best\.resumed_from)"
+    r"|model\.shard_items|callbacks\.(\w+\.dirpath|best\.resumed_from)"
 )
 # What the command line decides, whatever the checkpoint says: what is done, and the places on this machine.
 OF_THE_COMMAND = ("ckpt_path", "train", "trust", "paths", "data.cache_dir", "data.source.data_dir", "data.source.url")

@@ -32,9 +32,10 @@ class Showcase(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Hand all of it to the loggers, once the test is on record."""
+        assert isinstance(pl_module, SequentialRecommender)
+        state = pl_module.state_dict() if self.pictures else {}  # of which each process may have a part
         if not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, SequentialRecommender)
         data: SequenceDataModule = trainer.datamodule  # type: ignore[attr-defined]  # which `test(datamodule=)` sets
         loggers = [logger for logger in trainer.loggers if takes_pictures(logger)]
         recorder = next(callback for callback in trainer.callbacks if isinstance(callback, Recorder))  # type: ignore[attr-defined]
@@ -44,7 +45,7 @@ class Showcase(L.Callback):
                 _log_table(logger, "examples", columns, rows)
         if self.pictures:
             try:
-                figures = _figures(pl_module, data)
+                figures = _figures(pl_module, state, data)
             except Exception as error:  # the run itself is done, and must not end as failed
                 LOG.warning("Pictures left out, as they could not be drawn: %r. See show.pictures=false.", error)
                 return
@@ -85,12 +86,12 @@ def examples(
     return [*columns, *(f"{position}." for position in range(1, listed + 1))], rows
 
 
-def _figures(model: SequentialRecommender, data: SequenceDataModule) -> dict[str, Any]:
+def _figures(model: SequentialRecommender, state: dict[str, Any], data: SequenceDataModule) -> dict[str, Any]:
     from seqgen.diagnosis import TrainedRun, whole  # only where something is drawn
 
     if not whole.can_be_diagnosed(model):
         return {}
-    checkpoint: dict[str, Any] = {"state_dict": model.state_dict()}
+    checkpoint: dict[str, Any] = {"state_dict": state}
     model.on_save_checkpoint(checkpoint)
     alone = copy.copy(data)
     alone.trainer = None  # whole batches on the CPU: this process draws alone

@@ -231,6 +231,8 @@ WHEN_BUILT = [
     ("data.num_workers=100000", "data.num_workers=100000 must be at most 256"),
     ("data.max_len=0 model=transition", "data.max_len=0 must be at least 1"),
     ("data.max_len=1 model=transition", "data.max_len=1 must be at least 2: a transition is from one item to another"),
+    ("model=cddrec model.shard_items=true", "model.shard_items=true is for models whose objective is loss= alone"),
+    ("model=mqsa_ted model.shard_items=true", "not for MQSATED; set it to false."),
     ("model.num_layers=1000000000000000000", "model.num_layers=1000000000000000000 must be below"),
     ("model=sasrec model.hidden_dim=2000000000", "needs more memory than there is"),
     (

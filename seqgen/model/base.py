@@ -23,6 +23,7 @@ from seqgen.metrics import RankingMetrics, target_ranks, top_items
 from seqgen.numerics import fast_products, full_precision
 from seqgen.ranking import rank_in_blocks
 from seqgen.settings import flatten
+from seqgen.sharding import ShardedEmbedding
 
 Loss = Callable[[Tensor, Tensor, Tensor, SequenceBatch], Tensor]
 MakeOptimizer = Callable[[Iterable[torch.nn.Parameter]], Optimizer]
@@ -80,6 +81,11 @@ class SequentialRecommender(L.LightningModule):
         """What a user state is multiplied with, (I + 1, D); row 0 is padding."""
         raise TypeError(f"The score of {type(self).__name__} is no dot product, so it has no item vectors.")
 
+    @property
+    def divided(self) -> ShardedEmbedding | None:
+        """The item embedding, where several processes keep its rows."""
+        return None
+
     def loss(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """The parts of the objective and their weighted sum, `total`."""
         return self.weighted(self.recommendation(batch))
@@ -115,7 +121,7 @@ class SequentialRecommender(L.LightningModule):
         """Hidden state at the newest position of each row, (B, D)."""
         vectors = self.item_vectors
         dtype = torch.promote_types(vectors.dtype, torch.float32)
-        state = vectors.new_zeros(len(batch), vectors.shape[1], dtype=dtype)
+        state = torch.zeros(len(batch), vectors.shape[1], dtype=dtype, device=vectors.device)
         for group in batch.groups:
             hidden, _ = self.encode(group.items, group.lengths, last_only=True)
             state[group.rows] = hidden.to(state.dtype)
@@ -129,7 +135,8 @@ class SequentialRecommender(L.LightningModule):
         """Rank of each target (B,) and recommended items (B, max K), holding no more scores than `RANKED` at once."""
         rows = max(1, RANKED // (self.num_items + 1))
         own = {type(self).scores, type(self).ranking_scores}
-        if len(batch) > rows and own == {SequentialRecommender.scores, SequentialRecommender.ranking_scores}:
+        in_blocks = own == {SequentialRecommender.scores, SequentialRecommender.ranking_scores}
+        if in_blocks and (self.divided is not None or len(batch) > rows):
             seen = batch.seen_rows, batch.seen_items
             return rank_in_blocks(self.user_state(batch), self.item_vectors, batch.targets, seen, self.max_k)
         ranked = []
@@ -253,7 +260,7 @@ class SequentialRecommender(L.LightningModule):
                 f"ckpt_path was trained on a catalogue of {kept['catalog']['num_items']} items (fingerprint {theirs}), "
                 f"but this run's data has {self.num_items} (fingerprint {ours}); choose the same data and settings."
             )
-        own = {name: value.shape for name, value in self.state_dict().items()}
+        own = {name: value.shape for name, value in self.state_dict(keep_vars=True).items()}  # which gathers nothing
         if own != {name: value.shape for name, value in checkpoint["state_dict"].items()}:
             raise UserError(
                 "ckpt_path holds a network of another shape"

@@ -1,9 +1,13 @@
 """What models share that embed the items, encode them with attention, and score by dot product with the embedding."""
 
+import contextlib
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
+from seqgen import sharding
 from seqgen.attention import Aux, Branches, MakeAttention
 from seqgen.data.catalog import Catalog
 from seqgen.data.sequences import SequenceBatch, one_target
@@ -27,9 +31,12 @@ class EncodedRecommender(SequentialRecommender):
         norm: Placement of the normalisations: query, post or pre (`seqgen.layers`).
         dropout: Of the embedding, and in a block as `norm` says.
         inference: How an attention that draws predicts.
+        shard_items: Divide the rows of the item embedding among the processes (`seqgen.sharding`); one process alone
+            keeps all.
         settings: Of `SequentialRecommender`.
 
     Attributes:
+        shardable: Whether the model sees the item embedding only through `embed`, its loss and the base's ranking.
         init_std: Standard deviation of the embeddings' starting values.
         embedding_scale: Factor of the item embedding; None is sqrt(D).
 
@@ -37,6 +44,7 @@ class EncodedRecommender(SequentialRecommender):
         SettingError: A setting is out of its range, or without effect.
     """
 
+    shardable = False
     init_std = 0.01
     embedding_scale: float | None = None
 
@@ -55,9 +63,15 @@ class EncodedRecommender(SequentialRecommender):
         norm: Norm,
         dropout: float,
         inference: Inference,
+        shard_items: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__(catalog=catalog, **settings)
+        if shard_items and not self.shardable:
+            raise SettingError(
+                f"shard_items=true is for models whose objective is loss= alone, as model=sasrec and genatt, not for "
+                f"{type(self).__name__}; set it to false."
+            )
         self.encoder = Encoder(
             attention,
             hidden_dim=hidden_dim,
@@ -75,6 +89,7 @@ class EncodedRecommender(SequentialRecommender):
             dropout=dropout,
             init_std=self.init_std,
             scale=self.embedding_scale,
+            shard_items=shard_items,
         )
         self.hidden_dim, self.inference = hidden_dim, inference
         if inference.samples and not self.draws:
@@ -99,8 +114,9 @@ class EncodedRecommender(SequentialRecommender):
 
     @property
     def item_vectors(self) -> Tensor:
-        """The item embedding, (I + 1, D)."""
-        table = self.embedding.item.weight
+        """The item embedding, (I + 1, D); a `DTensor` where its rows are divided among processes."""
+        item = self.embedding.item
+        table = item.table if isinstance(item, sharding.ShardedEmbedding) else item.weight
         return table if len(table) == self.num_items + 1 else table[: self.num_items + 1]
 
     def trained_on(self, batch: SequenceBatch) -> SequenceBatch:
@@ -110,3 +126,52 @@ class EncodedRecommender(SequentialRecommender):
     def compile_network(self) -> None:
         """Compile the encoder in place, which keeps the names in a checkpoint."""
         self.encoder.compile(dynamic=True)
+
+    # What divided rows of the item embedding need.
+
+    @property
+    def divided(self) -> sharding.ShardedEmbedding | None:
+        """The item embedding, where several processes keep its rows."""
+        item = self.embedding.item
+        return item if isinstance(item, sharding.ShardedEmbedding) and item.processes > 1 else None
+
+    def configure_model(self) -> None:
+        """Take this process's rows, once the processes have been started."""
+        if isinstance(self.embedding.item, sharding.ShardedEmbedding):
+            sharding.divide(self, self.trainer, self.embedding.item, "embedding.item")
+
+    def recommendation(self, batch: SequenceBatch) -> Aux:
+        """The next-item loss at every real position, and the layers' auxiliary losses."""
+        with self._exchange(batch):
+            return super().recommendation(batch)
+
+    def user_state(self, batch: SequenceBatch) -> Tensor:
+        """Hidden state at the newest position of each row, (B, D)."""
+        with self._exchange(batch):
+            return super().user_state(batch)
+
+    def _exchange(self, batch: SequenceBatch) -> contextlib.AbstractContextManager[None]:
+        if self.divided is None:
+            return contextlib.nullcontext()
+        groups = batch.host.groups
+        ids = [group.items.flatten() for group in groups] or [batch.targets[:0]]
+        return self.divided.exchange(torch.cat(ids))
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser, and the schedule where there is one."""
+        made = super().configure_optimizers()
+        if self.divided is not None:
+            sharding.share_states(made["optimizer"] if isinstance(made, dict) else made, self.divided)
+        return made
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by value, or by the norm of what all processes have."""
+        if self.divided is None or gradient_clip_val is None or gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            sharding.clip_by_norm([*self.parameters()], self.divided, gradient_clip_val)

@@ -19,6 +19,7 @@ from seqgen.model.encoded import EncodedRecommender
 class GenAtt(EncodedRecommender):
     """Blocks of generated attention, next item at every position; `norm=post` is the paper's."""
 
+    shardable = True
     init_std = 0.02  # as in S3-Rec's code, on which PAtt's is built
     embedding_scale = 1.0
 

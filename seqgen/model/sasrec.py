@@ -12,3 +12,5 @@ from seqgen.model.encoded import EncodedRecommender
 
 class SASRec(EncodedRecommender):
     """Causal attention over the items of a user, next item at every position; `norm=query` is the paper's code."""
+
+    shardable = True
