@@ -34,39 +34,39 @@ def gathered(rows: Tensor) -> tuple[Tensor, slice]:
 
 def counts(own: int) -> list[int]:
     """A number of each process, in their order. The hosts exchange it, so that no device is waited for."""
-    everyone = [torch.empty(1, dtype=torch.long) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(everyone, torch.tensor([own]), group=hosts())
-    return [int(number) for number in everyone]
+    numbers: list[int] = of_each(torch.tensor(own), hosts()).tolist()
+    return numbers
 
 
-def of_each(values: Tensor) -> Tensor:
+def of_each(values: Tensor, group: distributed.ProcessGroup | None = None) -> Tensor:
     """Values of all processes, of equal shapes (...), in their order, (P, ...); without gradients."""
     parts = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, values)
+    distributed.all_gather(parts, values, group=group)
     return torch.stack(parts)
 
 
-def swapped(rows: Tensor, given: list[int], taken: list[int]) -> Tensor:
+def swapped(rows: Tensor, given: list[int], taken: list[int], group: distributed.ProcessGroup | None = None) -> Tensor:
     """Each process gives some rows to each other, and gets theirs; without gradients.
 
     Args:
         rows: What is given, (sum of `given`, ...), in the order of the processes.
         given: How many rows each process is given, (P,).
         taken: How many each process gives to this one, (P,).
+        group: By which they are exchanged; None is the processes' own.
 
     Returns:
         (sum of `taken`, ...), in the order of the processes.
     """
     received = rows.new_empty(sum(taken), *rows.shape[1:])
-    distributed.all_to_all_single(received, rows.contiguous(), taken, given)
+    distributed.all_to_all_single(received, rows.contiguous(), taken, given, group=group)
     return received
 
 
 def swapped_counts(given: list[int]) -> list[int]:
     """What `swapped` needs as `taken`. The hosts exchange it, as `counts`."""
-    taken = torch.empty(len(given), dtype=torch.long)
-    distributed.all_to_all_single(taken, torch.tensor(given), group=hosts())
-    return [int(number) for number in taken]
+    one_each = [1] * len(given)
+    taken: list[int] = swapped(torch.tensor(given), one_each, one_each, hosts()).tolist()
+    return taken
 
 
 def hosts() -> distributed.ProcessGroup:

@@ -7,6 +7,7 @@ divided by `batch.normalizer`. Row 0 of the table is padding and no class of any
 by the YAML (`_partial_: true`); one that must know how often items occur is a `CountedLoss`.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -144,16 +145,16 @@ def gbce(
     return losses.sum() / (num_negatives + 1) / batch.normalizer
 
 
-class CountedLoss(nn.Module):
+class CountedLoss(nn.Module, ABC):
     """Base class of losses that must know how often items occur; a model prepares its loss when it is built."""
 
+    @abstractmethod
     def prepare(self, item_counts: Tensor) -> None:
         """Take in the training interactions of each item, (I + 1,); entry 0 is padding."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, hidden: Tensor, table: Tensor, targets: Tensor, batch: SequenceBatch) -> Tensor:
         """The loss, as this file says."""
-        raise NotImplementedError
 
 
 class SampledSoftmax(CountedLoss):

@@ -109,7 +109,7 @@ class _WeightedLogSumExp(torch.autograd.Function):
 
         What comes back in the backward pass is then the same number in all processes, as of their objectives.
         """
-        rows = max(LEAST_ROWS, _budget(hidden.device) // (most or len(table)))
+        rows = max(LEAST_ROWS, budget(hidden.device) // (most or len(table)))
         processes = 1 if own is None else distributed.get_world_size()
         log_sum = torch.empty_like(weights)
         grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table)
@@ -235,7 +235,7 @@ class _PickedProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, table: Tensor, ids: Tensor) -> Tensor:
         ctx.save_for_backward(hidden, table, ids)
-        rows = max(1, _budget(hidden.device) // max(1, ids.shape[1] * hidden.shape[1]))
+        rows = max(1, budget(hidden.device) // max(1, ids.shape[1] * hidden.shape[1]))
         products = hidden.new_empty(ids.shape)
         with torch.autocast(hidden.device.type, enabled=False):
             for chunk in (slice(start, start + rows) for start in range(0, len(hidden), rows)):
@@ -369,11 +369,12 @@ class _InfoNCE(torch.autograd.Function):
 def _rows_at_once(count: int, width: int, device: torch.device) -> int:
     """Into how large chunks to cut rows of so many columns: of few different sizes, though the rows vary in number."""
     count = _multiple(max(count, 1), WIDTHS)
-    chunks = -(-count * width // _budget(device))
+    chunks = -(-count * width // budget(device))
     return _multiple(-(-count // chunks), LEAST_ROWS)
 
 
-def _budget(device: torch.device) -> int:
+def budget(device: torch.device) -> int:
+    """How many logits are held at once."""
     return CHUNK_CPU if device.type == "cpu" else CHUNK_GPU
 
 

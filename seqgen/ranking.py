@@ -6,6 +6,8 @@ The scores are made, counted and forgotten in blocks of users and items that a C
 whole rows of a million scores, in a few MB instead of more than a hundred (`benchmarks/large_catalogue.py`).
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed
@@ -13,9 +15,33 @@ from torch.distributed.tensor import DTensor
 
 from seqgen import collectives
 from seqgen.metrics import best_columns
-from seqgen.numerics import CHUNK_CPU, CHUNK_GPU, fast_products, full_precision, rows_of
+from seqgen.numerics import budget, fast_products, full_precision, rows_of
 
 USERS = 512  # of a block, at most
+
+
+@dataclass(frozen=True)
+class _Users:
+    """Whose items are ranked.
+
+    Attributes:
+        state: (B, D).
+        wanted: Vectors of the targets, (B, D).
+        targets: (B,).
+        seen_rows: With `seen_items`, the pairs that are left out, in the order of the items, (S,).
+        seen_items: (S,).
+    """
+
+    state: Tensor
+    wanted: Tensor
+    targets: Tensor
+    seen_rows: Tensor
+    seen_items: Tensor
+
+    def block(self, start: int) -> "_Users":
+        own, mine = slice(start, start + USERS), (self.seen_rows >= start) & (self.seen_rows < start + USERS)
+        seen = self.seen_rows[mine] - start, self.seen_items[mine]
+        return _Users(self.state[own], self.wanted[own], self.targets[own], *seen)
 
 
 def rank_in_blocks(
@@ -38,22 +64,21 @@ def rank_in_blocks(
         Ranks (B,) and lists (B, k), int64.
     """
     with torch.no_grad(), torch.autocast(state.device.type, enabled=False), fast_products():
+        state, wanted = full_precision(state), full_precision(rows_of(vectors, targets))
         if isinstance(vectors, DTensor):
-            return _of_all_processes(full_precision(state), vectors, targets, seen, k)
-        ranks, values, items = _of_users(full_precision(state), vectors[targets], vectors, targets, seen, k, first=0)
+            return _of_all_processes(state, wanted, vectors, targets, seen, k)
+        ranks, values, items = _of_users(state, wanted, vectors, targets, seen, k)
     return ranks, items.masked_fill(values == float("-inf"), 0)
 
 
 def _of_all_processes(
-    state: Tensor, vectors: DTensor, targets: Tensor, seen: tuple[Tensor, Tensor], k: int
+    state: Tensor, wanted: Tensor, vectors: DTensor, targets: Tensor, seen: tuple[Tensor, Tensor], k: int
 ) -> tuple[Tensor, Tensor]:
-    wanted = full_precision(rows_of(vectors, targets))
     both, own = collectives.gathered(torch.stack([state, wanted]))
     everyone = collectives.gathered(targets[None, :, None])[0].flatten()
     pairs, _ = collectives.gathered(torch.stack([seen[0] + own.start, seen[1]])[:, :, None])
     kept, first = collectives.kept_rows(vectors)
-    seen = pairs[0, :, 0], pairs[1, :, 0]
-    ranks, values, items = _of_users(both[0], both[1], kept, everyone, seen, k, first=first)
+    ranks, values, items = _of_users(both[0], both[1], kept, everyone, (pairs[0, :, 0], pairs[1, :, 0]), k, first=first)
     distributed.all_reduce(ranks)
     # Lists stand in the order of the processes, and so of the items: of equal scores the lowest id comes first.
     values, items = (torch.cat([*collectives.of_each(part)], dim=1)[own] for part in (values, items))
@@ -70,7 +95,7 @@ def _of_users(
     seen: tuple[Tensor, Tensor],
     k: int,
     *,
-    first: int,
+    first: int = 0,
 ) -> tuple[Tensor, ...]:
     """Among items of which the first has a number, and with the targets' vectors given, (B, D).
 
@@ -78,30 +103,17 @@ def _of_users(
         How many scores are not below the target's (B,); the largest scores and their items, (B, k) each.
     """
     by_item = seen[1].argsort(stable=True)
-    seen_rows, seen_items = (part[by_item] for part in seen)
-    parts = []
-    for start in range(0, len(state), USERS):
-        mine = (seen_rows >= start) & (seen_rows < start + USERS)
-        pairs = seen_rows[mine] - start, seen_items[mine]
-        own = slice(start, start + USERS)
-        parts.append(_rank(state[own], wanted[own], vectors, targets[own], pairs, k, first))
+    users = _Users(state, wanted, targets, seen[0][by_item], seen[1][by_item])
+    parts = [_rank(users.block(start), vectors, k, first) for start in range(0, len(state), USERS)]
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
-def _rank(
-    state: Tensor,
-    wanted: Tensor,
-    vectors: Tensor,
-    targets: Tensor,
-    seen: tuple[Tensor, Tensor],
-    k: int,
-    first_item: int,
-) -> tuple[Tensor, ...]:
+def _rank(users: _Users, vectors: Tensor, k: int, first_item: int) -> tuple[Tensor, ...]:
+    state, targets, seen_rows, seen_items = users.state, users.targets, users.seen_rows, users.seen_items
     rows, (count, device) = len(state), (len(vectors), state.device)
-    width = max((CHUNK_CPU if device.type == "cpu" else CHUNK_GPU) // rows, rows, k + 1)
+    width = max(budget(device) // rows, rows, k + 1)
     scores = state.new_empty(rows, width)
-    own = _products(state, wanted, scores).diagonal().clone()
-    seen_rows, seen_items = seen
+    own = _products(state, users.wanted, scores).diagonal().clone()
     own[seen_rows[seen_items == targets[seen_rows]]] = float("-inf")
     below = torch.zeros_like(targets)
     values, items = torch.full_like(scores[:, :k], float("-inf")), torch.zeros_like(targets[:, None]).repeat(1, k)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqgen import ranking
+from seqgen import numerics, ranking
 from seqgen.metrics import target_ranks, top_items
 
 USERS, ITEMS, WIDTH = 11, 53, 6
@@ -37,7 +37,7 @@ def test_ranks_and_lists_of_blocks_are_those_of_whole_rows(
     users: int, chunk: int, k: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranking, "USERS", users)
-    monkeypatch.setattr(ranking, "CHUNK_CPU", chunk)
+    monkeypatch.setattr(numerics, "CHUNK_CPU", chunk)
     given = case(dtype)
     found, wanted = ranking.rank_in_blocks(*given, k), whole(*given, k)
     assert wanted[0].max() == ITEMS + 1
@@ -49,7 +49,7 @@ def test_ranks_and_lists_of_blocks_are_those_of_whole_rows(
 
 @pytest.mark.parametrize("chunk", [1, 30, 10_000])
 def test_scores_that_are_no_numbers_count_against_the_model(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "CHUNK_CPU", chunk)
+    monkeypatch.setattr(numerics, "CHUNK_CPU", chunk)
     monkeypatch.setattr(ranking, "USERS", 4)
     state, vectors, targets, seen = case()
     state[1] = float("nan")

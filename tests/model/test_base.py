@@ -21,7 +21,7 @@ from model_cases import (
     training,
 )
 
-from seqgen import config, ranking, run
+from seqgen import config, numerics, ranking, run
 from seqgen.attention import Auxiliary
 from seqgen.data.sequences import SequenceBatch, one_target
 from seqgen.diffusion.schedules import cosine
@@ -134,7 +134,7 @@ def test_ranking_in_pieces_gives_the_same_ranks_and_lists(
     monkeypatch.setattr(base, name, lambda first, *more: largest.append(len(first)) or ranked(first, *more))
     monkeypatch.setattr(base, "RANKED", rows * (NUM_ITEMS + 1) + 1)
     monkeypatch.setattr(ranking, "USERS", rows)
-    monkeypatch.setattr(ranking, "CHUNK_CPU", 4 * rows)
+    monkeypatch.setattr(numerics, "CHUNK_CPU", 4 * rows)
     model.test_metrics.reset()
     pieces = model.test_step(batch, 0)
     if name == "target_ranks":
