@@ -1,6 +1,5 @@
 """Losses against samples of the catalogue: plain formulas, expectations, several processes."""
 
-import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from processes import among
 from test_losses import HISTORIES, NUM_ITEMS, dense_cross_entropy, is_uniform, leaves, make_batch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from seqgen import losses
 from seqgen.data.ragged import Sequences
@@ -297,8 +297,7 @@ def slice_of(rank: int, processes: int) -> SequenceBatch:
     return replace(batch, normalizer=whole.targets / processes, whole=whole)
 
 
-def process(rank: int, processes: int, folder: str) -> None:
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes)
+def process(rank: int, processes: int) -> dict[str, list[Tensor | None]]:
     kept = {}
     for name, loss in ALL.items():
         batch = slice_of(rank, processes)
@@ -307,21 +306,12 @@ def process(rank: int, processes: int, folder: str) -> None:
         value = loss(hidden[batch.whole.place], table, batch.targets, batch)
         value.backward()
         kept[name] = [value.detach(), hidden.grad, table.grad]
-    torch.save(kept, f"{folder}/{rank}.pt")
-    distributed.barrier()
-    distributed.destroy_process_group()
+    return kept
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_the_mean_over_processes_is_the_loss_of_one(processes: int, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    started = [context.Process(target=process, args=(r, processes, str(tmp_path))) for r in range(processes)]
-    for each in started:
-        each.start()
-    for each in started:
-        each.join(60)
-        assert each.exitcode == 0
-    kept = [torch.load(tmp_path / f"{rank}.pt") for rank in range(processes)]
+    kept = among(processes, tmp_path / "processes", process, processes)
     for name, loss in ALL.items():
         batch = make_batch(HISTORIES)
         hidden, table = leaves(batch, torch.float64)
