@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from generated import COLUMNS, write_log
-from peers.meter import Clock, report
-from processes import machine, run_process
+from peers.meter import Clock
+from processes import machine, parsed, run_process
 from rich.console import Console
 from rich.table import Table
 
@@ -76,11 +76,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path, help="folder of the log, which is kept; the default is a temporary one")
     parser.add_argument("--only", nargs="+", choices=("prepare", "train"), default=("prepare", "train"))
     parser.add_argument("--json", type=Path, default=RESULTS)
-    parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)  # this is a measuring process
-    options = parser.parse_args()
-    if options.task:
-        report(TASKS[options.task](json.load(sys.stdin)))
-        return
+    options = parsed(parser, TASKS)
     sizes = {name: getattr(options, name) for name in SIZES}
     content: dict[str, Any] = {"machine": machine(), "asked": sizes, "overrides": MODEL, "limit_mb": LIMIT_MB}
     if len(options.only) == 1:

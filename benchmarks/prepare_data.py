@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from peers.environments import ENVS, NotInstalled, environment
-from peers.meter import Clock, report
-from processes import ProcessFailed, machine, run_process
+from peers.meter import Clock
+from processes import ProcessFailed, machine, parsed, run_process
 from rich.console import Console
 from rich.table import Table
 
@@ -280,11 +280,7 @@ def main() -> None:
     parser.add_argument("--big", action="store_true", help="25 million rows as well")
     parser.add_argument("--envs", type=Path, default=ENVS, help="folder of the peers' virtual environments")
     parser.add_argument("--json", type=Path, default=RESULTS)
-    parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)  # this is a measuring process
-    options = parser.parse_args()
-    if options.task:
-        report(TASKS[options.task](json.load(sys.stdin)))
-        return
+    options = parsed(parser, TASKS)
     try:
         measure_all(options)
     except (ProcessFailed, NotInstalled) as error:

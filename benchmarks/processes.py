@@ -1,18 +1,32 @@
 """What the benchmarks that start measuring processes share: one such process, and the machine it ran on."""
 
+import argparse
 import json
 import os
 import platform
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from peers.meter import report
+
 EVERY = 0.02  # seconds between two looks at the memory of a process
+
+
+def parsed(parser: argparse.ArgumentParser, tasks: Mapping[str, Callable[[Any], dict[str, Any]]]) -> argparse.Namespace:
+    """The options of a benchmark; a measuring process, which has a task, does it here, tells the result, and ends."""
+    parser.add_argument("--task", choices=tasks, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.task:
+        report(tasks[options.task](json.load(sys.stdin)))
+        sys.exit()
+    return options
 
 
 class ProcessFailed(SystemExit):

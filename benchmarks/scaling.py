@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from generated import COLUMNS, write_log
-from peers.meter import Clock, report
-from processes import machine, run_process
+from peers.meter import Clock
+from processes import machine, parsed, run_process
 from rich.console import Console
 from rich.table import Table
 
@@ -225,11 +225,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--picture", type=Path, default=PICTURE)
-    parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)  # this is a measuring process
-    options = parser.parse_args()
-    if options.task:
-        report(TASKS[options.task](json.load(sys.stdin)))
-        return
+    options = parsed(parser, TASKS)
     settings = {"per_user": PER_USER, "items": ITEMS, "rows": ROWS, "batch_size": BATCH, "eval_batch_size": EVAL_BATCH}
     content: dict[str, Any] = {"machine": machine(), "settings": settings}
     with tempfile.TemporaryDirectory(prefix="seqgen-benchmark-") as folder:

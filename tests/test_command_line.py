@@ -131,12 +131,13 @@ def test_a_sweep_over_processes_that_start_themselves_is_refused(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_help_and_composed_configuration_are_shown_without_torch(tmp_path: Path) -> None:
-    without_torch = (
-        "import sys; sys.modules['torch'] = None; import runpy; runpy.run_module('seqgen.run', run_name='__main__')"
+def test_help_and_composed_configuration_are_shown_without_torch_and_polars(tmp_path: Path) -> None:
+    without = (
+        "import sys; sys.modules |= {'torch': None, 'polars': None}; import runpy; "
+        "runpy.run_module('seqgen.run', run_name='__main__')"
     )
     for arguments, beginning in ((["--help"], "seqgen: train, compare"), (["--cfg", "job"], "task: train")):
-        line = [sys.executable, "-c", without_torch, *arguments]
+        line = [sys.executable, "-c", without, *arguments]
         shown = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert shown.stdout.startswith(beginning), shown.stderr
         if arguments == ["--help"]:
