@@ -13,14 +13,15 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from processes import parsed, run_process
 from rich.console import Console
 from rich.table import Table
 
@@ -35,6 +36,7 @@ from seqgen.model.sasrec import SASRec
 
 RESULTS = Path(__file__).parent / "results" / "large_catalogue.json"
 ROWS, TARGETS_A_ROW = 229, 5  # 1,145 targets a step, as with data=beauty
+SIZES = {"items": 1_000_000, "width": 128, "repeats": 5, "users": 10_000}
 HISTORY, EVALUATED = 50, 512  # items of a user who is evaluated, and users at once
 SAMPLED = {"num_negatives": 1000, "sampler": "uniform", "alpha": None, "shared": True}
 # As in conf/loss, where nothing else is said.
@@ -137,28 +139,27 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def alone(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    given = [f"--{key}={getattr(options, key)}" for key in ("items", "width", "repeats", "users")]
-    shown = subprocess.run(
-        [sys.executable, __file__, f"--one={name}", *given], stdout=subprocess.PIPE, text=True, check=True
-    )
-    found: dict[str, Any] = json.loads(shown.stdout)
-    return found
+TASKS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "step": lambda spec: step(argparse.Namespace(**spec), spec["name"]),
+    "evaluation": lambda spec: evaluation(argparse.Namespace(**spec), spec["name"]),
+}
+
+
+def alone(task: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, str(Path(__file__).resolve()), "--task", task]
+    return run_process(command, {key: getattr(options, key) for key in SIZES} | {"name": name}, Path.cwd())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("items", 1_000_000), ("width", 128), ("repeats", 5), ("users", 10_000)):
+    for name, default in SIZES.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    parser.add_argument("--json", type=Path, default=RESULTS)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    if options.one is not None:
-        print(json.dumps((step if options.one in STEPS else evaluation)(options, options.one)))
-        return
-    steps = {name: alone(name, options) for name in STEPS}
-    evaluations = {name: alone(name, options) for name in EVALUATIONS}
+    options = parsed(parser, TASKS)
+    steps = {name: alone("step", name, options) for name in STEPS}
+    evaluations = {name: alone("evaluation", name, options) for name in EVALUATIONS}
     shape = f"{options.items:,} items x {options.width}"
     table = Table("loss=", "loss, CPU-s", "optimiser, CPU-s", "peak, GB", "over, GB", title=f"a training step, {shape}")
     for name, row in steps.items():
@@ -169,10 +170,9 @@ def main() -> None:
     for name, row in evaluations.items():
         table.add_row(name, f"{row['cpu_s']:.1f}", f"{row['peak_gb']:.2f}", f"{row['over_gb']:.2f}")
     Console(width=100).print(table)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
     facts = {"torch": torch.__version__, "items": options.items, "width": options.width, "table_gb": table_gb(options)}
-    RESULTS.write_text(json.dumps({**facts, "steps": steps, "evaluations": evaluations}, indent=1))
-    print(f"Written: {RESULTS}")
+    options.json.write_text(json.dumps({**facts, "steps": steps, "evaluations": evaluations}, indent=1))
+    print(f"Written: {options.json}")
 
 
 if __name__ == "__main__":
