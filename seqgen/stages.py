@@ -81,12 +81,7 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
             "--multirun with several devices would start the whole sweep again in every process; use "
             "trainer.devices=1, and several devices in single runs only."
         )
-    if isinstance(trainer.strategy, DDPStrategy):
-        # Buffers are constants here, and MQSA-TED's teacher is a large one: by default each step would send them.
-        given = trainer.strategy._ddp_kwargs
-        known = inspect.signature(DistributedDataParallel.__init__).parameters  # torch before 2.13 has the one name
-        if not {"broadcast_buffers", "forward_sync_buffers"} & given.keys():
-            given["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False
+    _send_no_buffers(trainer)
     subprocess_script._launch_process_observer = watch_children  # type: ignore[assignment]  # Lightning has no hook
     record.update(device=summary.device_name(trainer))
     found = {name: record.content[name] for name in ("run_id", "choices", "parameters")}
@@ -98,6 +93,16 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
     if "wandb" in (cfg.logger or {}):
         summarise_best(trainer.loggers, cfg.metrics.k)
     return trainer
+
+
+def _send_no_buffers(trainer: L.Trainer) -> None:
+    """Buffers are constants here, and MQSA-TED's teacher is a large one: by default each step of DDP would send them."""
+    if not isinstance(trainer.strategy, DDPStrategy):
+        return
+    given = trainer.strategy._ddp_kwargs
+    known = inspect.signature(DistributedDataParallel.__init__).parameters  # torch before 2.13 has the one name
+    if not {"broadcast_buffers", "forward_sync_buffers"} & given.keys():
+        given["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False
 
 
 def _built(cfg: DictConfig, group: str, kind: type) -> list[Any]:
