@@ -96,7 +96,7 @@ def make_trainer(cfg: DictConfig, model: SequentialRecommender, record: RunRecor
 
 
 def _send_no_buffers(trainer: L.Trainer) -> None:
-    """Buffers are constants here, and MQSA-TED's teacher is a large one: by default each step of DDP would send them."""
+    """Buffers are constants here, and MQSA-TED's teacher is a large one: by default each step would send them."""
     if not isinstance(trainer.strategy, DDPStrategy):
         return
     given = trainer.strategy._ddp_kwargs

@@ -38,16 +38,13 @@ def lay_out(spec: dict[str, Any]) -> None:
         rows.write_parquet(Path(spec["forms"]) / f"replay_{name}.parquet")
 
 
-def train(spec: dict[str, Any]) -> dict[str, Any]:
-    meter = EpochMeter(spec["started"])
-    torch.set_num_threads(1)
-    L.seed_everything(spec["seed"])
-    num_items, longest = spec["num_items"], spec["longest"]
+def network_of(spec: dict[str, Any]) -> tuple[SasRec, Any]:
+    """The network, and what is done to its batches."""
     item = TensorFeatureInfo(
         name="item_id",
         is_seq=True,
-        padding_value=num_items,
-        cardinality=num_items,
+        padding_value=spec["num_items"],
+        cardinality=spec["num_items"],
         embedding_dim=spec["width"],
         feature_type=FeatureType.CATEGORICAL,
         feature_hint=FeatureHint.ITEM_ID,
@@ -62,9 +59,17 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
         dropout=spec["dropout"],
         hidden_dim=spec["width"],
     )
+    return network, make_default_sasrec_transforms(schema)
+
+
+def train(spec: dict[str, Any]) -> dict[str, Any]:
+    meter = EpochMeter(spec["started"])
+    torch.set_num_threads(1)
+    L.seed_everything(spec["seed"])
+    num_items, longest = spec["num_items"], spec["longest"]
+    network, transforms = network_of(spec)
     adam = OptimizerFactory(learning_rate=spec["lr"], betas=tuple(spec["betas"]))
     model = LightningModule(network, optimizer_factory=adam)
-    transforms = make_default_sasrec_transforms(schema)
 
     def data(stage: str, file: str, batch_size: int, **shapes: int | None) -> ParquetModule:
         padded = {name: {"shape": size, "padding": num_items} if size else {} for name, size in shapes.items()}
